@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m bench` writes results.json, from which every number in the docs comes."""

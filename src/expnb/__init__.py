@@ -1,0 +1,88 @@
+"""Experiments in Jupyter: from a cohort to a Bayesian decision to a ramped feature flag.
+
+>>> import expnb as xb
+>>> exp = xb.read_experiment("experiments/gate_position.toml")  # doctest: +SKIP
+>>> posterior = xb.fit(exp, xb.load_cohort(exp, "cohort.parquet"))  # doctest: +SKIP
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from expnb._version import __version__
+
+if TYPE_CHECKING:
+    from expnb import charts, datasets, demo, errors, flags, models, reports, widgets
+    from expnb.cohorts.cohort import Cohort, load_cohort
+    from expnb.decisions.decide import decide
+    from expnb.decisions.decision import Decision
+    from expnb.decisions.plan import RampPlan, plan_ramp
+    from expnb.models.fit import fit
+    from expnb.posterior.posterior import Posterior
+    from expnb.spec.experiment import Experiment
+    from expnb.spec.metric import Metric
+    from expnb.spec.policy import Policy
+    from expnb.spec.prior import Prior
+    from expnb.spec.read import read_experiment
+    from expnb.stats.cells import Cells
+    from expnb.workspace import Workspace, open_workspace
+
+# Loaded at first use: `import expnb` itself loads nothing outside the standard library.
+_HOMES = {
+    "Cells": "expnb.stats.cells",
+    "Cohort": "expnb.cohorts.cohort",
+    "Decision": "expnb.decisions.decision",
+    "Experiment": "expnb.spec.experiment",
+    "Metric": "expnb.spec.metric",
+    "Policy": "expnb.spec.policy",
+    "Posterior": "expnb.posterior.posterior",
+    "Prior": "expnb.spec.prior",
+    "RampPlan": "expnb.decisions.plan",
+    "Workspace": "expnb.workspace",
+    "decide": "expnb.decisions.decide",
+    "fit": "expnb.models.fit",
+    "load_cohort": "expnb.cohorts.cohort",
+    "open_workspace": "expnb.workspace",
+    "plan_ramp": "expnb.decisions.plan",
+    "read_experiment": "expnb.spec.read",
+}
+_MODULES = ("charts", "datasets", "demo", "errors", "flags", "models", "reports", "widgets")
+
+__all__ = [
+    "Cells",
+    "Cohort",
+    "Decision",
+    "Experiment",
+    "Metric",
+    "Policy",
+    "Posterior",
+    "Prior",
+    "RampPlan",
+    "Workspace",
+    "__version__",
+    "charts",
+    "datasets",
+    "decide",
+    "demo",
+    "errors",
+    "fit",
+    "flags",
+    "load_cohort",
+    "models",
+    "open_workspace",
+    "plan_ramp",
+    "read_experiment",
+    "reports",
+    "widgets",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return import_module(f"expnb.{name}")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'expnb' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,401 @@
+"""The effect of every treatment on one metric, as densities over one axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import altair as alt
+
+from expnb.charts import words
+from expnb.charts.figure import Figure
+from expnb.charts.rows import Row, domain, make_row, shared_scale, to_table
+from expnb.charts.theme import BETTER, CHARACTER, FAINT, FONT, TEXT, TEXT_SIZE, TITLE_SIZE, WIDTH, WORSE
+from expnb.errors import NameNotFoundError
+from expnb.posterior.effect import Effect
+from expnb.posterior.posterior import Posterior
+from expnb.stats.cells import ALL
+
+Align = Literal["left", "center", "right"]
+Layer = alt.Chart | alt.LayerChart | alt.FacetChart
+Ends = tuple[float, float]
+
+# Heights within a row, in peaks of the density: it stands on 0, its label above, interval and raw effect below.
+_LABEL, _BAR, _INTERVAL, _RAW = 1.17, -0.16, -0.38, -0.66
+_BOTTOM, _TOP = -0.82, 1.3
+_LINE_BOTTOM, _LINE_TOP = -0.27, 1.05  # lines end short of the labels
+_ROPE_LABEL, _MARGIN_LABEL, _HEAD = 1.75, 1.47, 1.9  # above the first row only
+_PEAK = 72  # px; height of a density
+_EMPTY_ROW, _LINE = 24, 16  # px
+_GAP = 6  # px between a mark and its label
+
+
+def effect(posterior: Posterior, metric: str | None = None) -> Figure:
+    """Posterior densities of the effect on one metric, one row per treatment.
+
+    Parameters
+    ----------
+    posterior : Posterior
+    metric : str, optional
+        The goal when left out.
+
+    Returns
+    -------
+    Figure
+        On the relative scale; on the absolute one where no relative effect exists, or rope and margin were given on it.
+
+    Raises
+    ------
+    NameNotFoundError
+        If the posterior has no such metric.
+    """
+    effects = _chosen(posterior, metric)
+    scale = shared_scale(effects)
+    rows = [make_row(one, scale) for one in effects]
+    control = _control(posterior, effects)
+    caption = [
+        *(_sentence(row, control) for row in rows),
+        f"{_legend(rows)}Prior {effects[0].prior}, {posterior.engine} engine.",
+    ]
+    return Figure(chart=_chart(rows, control, caption), table=to_table(rows), sentence=" ".join(caption))
+
+
+def _chosen(posterior: Posterior, metric: str | None) -> list[Effect]:
+    """Effects on the metric, of all units."""
+    everybody = [one for one in posterior.effects if one.segment == ALL]
+    wanted = metric or next(
+        (one.metric for one in everybody if one.role == "goal"), everybody[0].metric if everybody else ""
+    )
+    chosen = [one for one in everybody if one.metric == wanted]
+    if not chosen:
+        raise NameNotFoundError("metric", wanted, list(dict.fromkeys(one.metric for one in everybody)))
+    return chosen
+
+
+def _control(posterior: Posterior, effects: Sequence[Effect]) -> str:
+    treated = {one.variant for one in effects}
+    return words.name(next((arm for arm in posterior.counts if arm not in treated), "control"))
+
+
+# --- in words ---------------------------------------------------------------------------------
+
+
+def _sentence(row: Row, control: str) -> str:
+    """What one row shows."""
+    about = f"{words.name(row.effect.metric)} under {words.name(row.effect.variant)} against {control}"
+    note = f" {row.effect.note[0].upper()}{row.effect.note[1:]}." if row.effect.note else ""
+    if not row.known or row.mean is None:
+        return f"{about}: no posterior can be shown; raw effect {_raw(row)}.{note}"
+    interval = f" (95 % HDI {_interval(row)})" if row.low is not None else ""
+    kind = "relative" if row.scale == "relative" else "absolute"
+    better = f"better with probability {words.probability(row.effect.p_improvement)}"
+    return f"{about}: {kind} effect {_amount(row, row.mean)}{interval}, {better}; raw effect {_raw(row)}.{note}"
+
+
+def _amount(row: Row, value: float) -> str:
+    width = row.high - row.low if row.low is not None and row.high is not None else 1.0
+    return row.measure.change(value, row.measure.digits(width))
+
+
+def _interval(row: Row) -> str:
+    return "" if row.low is None or row.high is None else f"{_amount(row, row.low)} to {_amount(row, row.high)}"
+
+
+def _raw(row: Row) -> str:
+    return "unknown" if row.raw is None else _amount(row, row.raw)
+
+
+def _legend(rows: Sequence[Row]) -> str:
+    """What the lines mean that run through all rows."""
+    first = rows[0]
+    if not any(row.known for row in rows):
+        return ""
+    rope = (
+        f"The grey band is the ROPE, differences under {first.measure.distance(first.rope)} that do not matter. "
+        if first.rope
+        else ""
+    )
+    margin = (
+        f"Harm beyond the margin of {first.measure.distance(first.margin)} is not tolerated. " if first.margin else ""
+    )
+    return rope + margin
+
+
+# --- drawn ------------------------------------------------------------------------------------
+
+
+def _chart(rows: Sequence[Row], control: str, caption: Sequence[str]) -> alt.VConcatChart:
+    first, ends = rows[0].effect, domain(rows)
+    unit = (
+        "share of units"
+        if first.kind == "conversion"
+        else f"in {words.name(first.unit)}"
+        if first.unit
+        else "mean per unit"
+    )
+    wish = "more is better" if rows[0].sign > 0 else "less is better"
+    title = alt.TitleParams(
+        text=f"Effect on {words.name(first.metric)}",
+        subtitle=f"{unit}, {wish} · control {control}: {words.arm(first, first.mean_control, first.n_control)}",
+        anchor="start",
+        offset=12,
+    )
+    drawn: list[Layer] = [_row(row, ends, head=row is rows[0]) for row in rows]
+    axis: list[Layer] = [_axis(rows[0], ends)] if any(row.known for row in rows) else []
+    figure = alt.vconcat(*drawn, *axis, _caption(caption))
+    return _styled(figure.properties(title=title, spacing=8, background="transparent", description=" ".join(caption)))
+
+
+def _styled(figure: alt.VConcatChart) -> alt.VConcatChart:
+    styled: alt.VConcatChart = (
+        figure.configure(font=FONT, padding={"left": 8, "right": 8, "top": 6, "bottom": 4})
+        .configure_view(stroke=None, fill=None)
+        .configure_title(
+            color=TEXT,
+            subtitleColor=TEXT,
+            fontSize=TITLE_SIZE,
+            subtitleFontSize=TEXT_SIZE,
+            fontWeight=600,
+            subtitlePadding=4,
+        )
+        .configure_axis(
+            labelColor=TEXT,
+            titleColor=TEXT,
+            tickColor=FAINT,
+            domainColor=FAINT,
+            labelFontSize=TEXT_SIZE,
+            titleFontSize=TEXT_SIZE,
+            titleFontWeight="normal",
+            grid=False,
+        )
+        .configure_text(font=FONT, fontSize=TEXT_SIZE, color=TEXT)
+    )
+    return styled
+
+
+def _x(ends: Ends, field: str = "x", axis: alt.Axis | None = None) -> alt.X:
+    return alt.X(f"{field}:Q", scale=alt.Scale(domain=list(ends), nice=False, zero=False), axis=axis)
+
+
+def _y(heights: Ends, field: str = "y") -> alt.Y:
+    return alt.Y(f"{field}:Q", scale=alt.Scale(domain=list(heights), nice=False, zero=False), axis=None)
+
+
+def _values(*records: Mapping[str, float]) -> alt.Data:
+    # Inline, so that no data transformer which somebody set for their own charts applies.
+    return alt.Data(values=[dict(record) for record in records])  # type: ignore[no-untyped-call]
+
+
+def _px(x: float, ends: Ends) -> float:
+    return (x - ends[0]) / (ends[1] - ends[0]) * WIDTH
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a label stands: its anchor, the side of it, and a shift in pixels."""
+
+    x: float
+    align: Align
+    dx: int = 0
+
+
+def _beside(x: float, text: str, ends: Ends, *, left: bool = False) -> _Place:
+    """Beside `x`, on the wished side if there is room."""
+    need = len(text) * CHARACTER + _GAP
+    fits_left, fits_right = _px(x, ends) >= need, _px(x, ends) + need <= WIDTH
+    return _Place(x, "right", -_GAP) if fits_left and (left or not fits_right) else _Place(x, "left", _GAP)
+
+
+def _centred(x: float, text: str, ends: Ends) -> _Place:
+    """Over `x`, without running out of the chart."""
+    half = len(text) * CHARACTER / 2
+    if _px(x, ends) < half:
+        return _Place(ends[0], "left")
+    if _px(x, ends) + half > WIDTH:
+        return _Place(ends[1], "right")
+    return _Place(x, "center")
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """The shared ends of the x axis and the heights of one view."""
+
+    ends: Ends
+    heights: Ends
+
+    def text(self, place: _Place, y: float, text: str, *, colour: str = TEXT, bold: bool = False) -> alt.Chart:
+        """A label."""
+        mark = alt.Chart(_values({"x": place.x, "y": y})).mark_text(
+            align=place.align,
+            dx=place.dx,
+            baseline="middle",
+            color=colour,
+            fontWeight="bold" if bold else "normal",
+            fontSize=TEXT_SIZE + bold,
+        )
+        drawn: alt.Chart = mark.encode(x=_x(self.ends), y=_y(self.heights), text=alt.value(text))
+        return drawn
+
+    def rule(self, x: float, top: float, colour: str, *, dashed: bool = False) -> alt.Chart:
+        """A line through density and interval, up to `top`."""
+        mark = alt.Chart(_values({"x": x, "y": _LINE_BOTTOM, "top": top})).mark_rule(
+            color=colour, strokeWidth=1.5 if dashed else 1, strokeDash=[4, 3] if dashed else []
+        )
+        drawn: alt.Chart = mark.encode(x=_x(self.ends), y=_y(self.heights), y2="top:Q")
+        return drawn
+
+    def shown(self, x: float | None) -> bool:
+        """Whether a value lies on the axis."""
+        return x is not None and self.ends[0] < x < self.ends[1]
+
+
+def _row(row: Row, ends: Ends, *, head: bool) -> Layer:
+    """One treatment: heading, lines, density, interval and raw effect."""
+    effect = row.effect
+    title = alt.TitleParams(
+        text=words.name(effect.variant),
+        subtitle=words.arm(effect, effect.mean_treatment, effect.n_treatment),
+        anchor="start",
+        fontSize=TEXT_SIZE + 1,
+        offset=0,
+    )
+    if not row.known:
+        why = _Frame(ends, (0, 1)).text(
+            _Place(ends[0], "left"), 0.4, f"{words.name(effect.note) or 'no posterior'} · raw effect {_raw(row)}"
+        )
+        return alt.layer(why).properties(width=WIDTH, height=_EMPTY_ROW, title=title)
+    frame = _Frame(ends, (_BOTTOM, _HEAD if head else _TOP))
+    layers = [
+        *_lines(row, frame, head=head),
+        *_density(row, frame),
+        *_interval_marks(row, frame),
+        *_raw_marks(row, frame),
+    ]
+    return alt.layer(*layers).properties(width=WIDTH, height=round(_PEAK * (frame.heights[1] - _BOTTOM)), title=title)
+
+
+def _lines(row: Row, frame: _Frame, *, head: bool) -> list[Layer]:
+    """The ROPE as a band, no effect as a line, the margin as a dashed one; labelled over the first row."""
+    layers: list[Layer] = [frame.rule(0, _LINE_TOP, TEXT)]
+    if row.rope:
+        layers.insert(0, _band(row.rope, frame, _ROPE_LABEL - 0.14 if head else _LINE_TOP))
+    if frame.shown(row.harm) and row.harm is not None:
+        layers.append(frame.rule(row.harm, _MARGIN_LABEL + 0.12 if head else _LINE_TOP, WORSE, dashed=True))
+    return [*layers, *_line_labels(row, frame)] if head else layers
+
+
+def _band(rope: float, frame: _Frame, top: float) -> alt.Chart:
+    band = _values({"low": max(-rope, frame.ends[0]), "high": min(rope, frame.ends[1]), "y": _LINE_BOTTOM, "top": top})
+    mark = alt.Chart(band).mark_rect(color=FAINT, opacity=0.22)
+    tip = alt.value("ROPE, region of practical equivalence: differences too small to matter")
+    drawn: alt.Chart = mark.encode(x=_x(frame.ends, "low"), x2="high:Q", y=_y(frame.heights), y2="top:Q", tooltip=tip)
+    return drawn
+
+
+def _line_labels(row: Row, frame: _Frame) -> list[Layer]:
+    layers: list[Layer] = []
+    if row.rope:
+        rope = f"ROPE ±{row.measure.distance(row.rope)}"
+        layers.append(frame.text(_centred(0, rope, frame.ends), _ROPE_LABEL, rope))
+    if row.harm is not None and frame.shown(row.harm):
+        margin = f"margin {row.measure.change(row.harm)}"
+        layers.append(
+            frame.text(_beside(row.harm, margin, frame.ends, left=row.sign > 0), _MARGIN_LABEL, margin, colour=WORSE)
+        )
+    return layers
+
+
+def _density(row: Row, frame: _Frame) -> list[Layer]:
+    """The density, its better side shaded and labelled with its probability."""
+    tip = f"P(better) {words.probability(row.effect.p_improvement)}"
+    curve = [{"x": float(x), "y": float(y), "base": 0.0} for x, y in zip(row.x, row.y, strict=True)]
+    sides = (("worse", WORSE, 0.35, -row.sign), ("better", BETTER, 0.8, row.sign))
+    areas = [
+        _area([point for point in curve if side * point["x"] >= 0], name, colour, opacity, tip, frame)
+        for name, colour, opacity, side in sides
+    ]
+    outline = (
+        alt.Chart(_values(*curve)).mark_line(color=FAINT, strokeWidth=1.2).encode(x=_x(frame.ends), y=_y(frame.heights))
+    )
+    peak = float(row.x[row.y.argmax()])
+    return [*areas, outline, frame.text(_centred(peak, tip, frame.ends), _LABEL, tip, colour=BETTER, bold=True)]
+
+
+def _area(
+    points: Sequence[Mapping[str, float]], name: str, colour: str, opacity: float, tip: str, frame: _Frame
+) -> alt.Chart:
+    # The name says which side it is, to readers of the specification as to screen readers of the drawing.
+    area = alt.Chart(_values(*points)).mark_area(
+        color=colour, opacity=opacity, description=f"{name} side of the density; {tip}"
+    )
+    drawn: alt.Chart = area.encode(x=_x(frame.ends), y=_y(frame.heights), y2="base:Q", tooltip=alt.value(tip))
+    return drawn
+
+
+def _interval_marks(row: Row, frame: _Frame) -> list[Layer]:
+    if row.low is None or row.high is None or row.mean is None:
+        return []
+    data = _values({"low": row.low, "high": row.high, "mean": row.mean, "y": _BAR})
+    text = f"{_amount(row, row.mean)}  (95 % HDI {_interval(row)})"
+    tip = alt.value(f"{words.name(row.effect.variant)}: posterior mean {text}")
+    bar = (
+        alt.Chart(data)
+        .mark_rule(color=TEXT, strokeWidth=4, strokeCap="round")
+        .encode(x=_x(frame.ends, "low"), x2="high:Q", y=_y(frame.heights), tooltip=tip)
+    )
+    dot = (
+        alt.Chart(data)
+        .mark_point(filled=True, size=90, color=TEXT, opacity=1)
+        .encode(x=_x(frame.ends, "mean"), y=_y(frame.heights), tooltip=tip)
+    )
+    middle = (row.low + row.high) / 2
+    return [bar, dot, frame.text(_centred(middle, text, frame.ends), _INTERVAL, text)]
+
+
+def _raw_marks(row: Row, frame: _Frame) -> list[Layer]:
+    if row.raw is None:
+        return []
+    text = f"raw effect {_raw(row)}"
+    tip = alt.value(f"{words.name(row.effect.variant)}: {text}, before the prior")
+    tick = alt.Chart(_values({"x": row.raw, "y": _RAW})).mark_tick(
+        color=TEXT, opacity=1, thickness=2.5, size=13, orient="vertical"
+    )
+    place = _beside(row.raw, text, frame.ends)
+    return [tick.encode(x=_x(frame.ends), y=_y(frame.heights), tooltip=tip), frame.text(place, _RAW, text)]
+
+
+def _axis(row: Row, ends: Ends) -> alt.Chart:
+    """The axis that all rows share, as a view of its own under the last one."""
+    worse, better = ("← worse", "better →") if row.sign > 0 else ("← better", "worse →")
+    what = (
+        "relative effect"
+        if row.scale == "relative"
+        else f"absolute effect{f' ({row.measure.suffix.strip()})' if row.measure.suffix else ''}"
+    )
+    # No text from a file stands in this expression: the unit of a metric is in the title only.
+    suffix = row.measure.suffix if row.measure.factor != 1 else ""
+    label = f"datum.value == 0 ? '0' : format({row.measure.factor:g} * datum.value, '+,.4~g') + '{suffix}'"
+    axis = alt.Axis(
+        title=f"{worse} · {what} · {better}",
+        labelExpr=label,
+        tickCount=7,
+        orient="bottom",
+        labelOverlap=True,
+        offset=-8,
+    )
+    mark = alt.Chart(_values({"x": ends[0]})).mark_point(opacity=0, size=0)
+    drawn: alt.Chart = mark.encode(x=_x(ends, axis=axis)).properties(width=WIDTH, height=1)
+    return drawn
+
+
+def _caption(sentences: Sequence[str]) -> alt.Chart:
+    """What the chart shows, in words under it."""
+    lines = [line for sentence in sentences for line in words.lines(sentence)]
+    mark = alt.Chart(_values({"x": 0})).mark_text(
+        align="left", baseline="top", lineBreak="\n", lineHeight=_LINE, fontSize=TEXT_SIZE
+    )
+    drawn: alt.Chart = mark.encode(x=alt.value(0), y=alt.value(6), text=alt.value("\n".join(lines))).properties(
+        width=WIDTH, height=_LINE * len(lines) + 6
+    )
+    return drawn

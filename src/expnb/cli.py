@@ -1,0 +1,247 @@
+"""The command line: everything the library does, without a notebook; the exit code is the verdict."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from expnb._version import __version__
+from expnb.errors import ExpnbError, ParameterError
+from expnb.spec.canonical import to_json
+
+if TYPE_CHECKING:
+    from expnb.decisions.decision import Decision
+    from expnb.decisions.plan import RampPlan
+    from expnb.spec.experiment import Experiment
+    from expnb.workspace import Workspace
+
+BAD_INPUT, FAILURE = 2, 1
+
+app = typer.Typer(help="Experiments in Jupyter: from a cohort to a decision to a ramped flag.", no_args_is_help=True, add_completion=False)
+ledger_app = typer.Typer(help="The record of what was decided and done.", no_args_is_help=True)
+app.add_typer(ledger_app, name="ledger")
+
+Name = Annotated[str, typer.Argument(help="Name of the experiment.")]
+Folder = Annotated[Path, typer.Option("--workspace", "-w", help="Folder with expnb.toml, or one below it.")]
+Where = Annotated[str | None, typer.Option("--environment", "-e", help="Environment; needed when expnb.toml names several.")]
+Who = Annotated[str | None, typer.Option("--as", help="Who acts; your user name when left out.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Source = Annotated[str, typer.Option(help="Path or glob of the cohort; the experiment's own when left out.")]
+Engine = Annotated[str, typer.Option(help="exact or pymc.")]
+Seed = Annotated[int, typer.Option(help="Seed of sampling engines.")]
+HERE = Path()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; errors of expnb are one sentence and exit code 2 (bad input) or 1 (failure)."""
+    try:
+        app(args=arguments, prog_name="expnb")
+    except ExpnbError as error:
+        typer.echo(f"expnb: {error}", err=True)
+        sys.exit(BAD_INPUT if isinstance(error, ValueError | LookupError | OSError | TypeError) and not isinstance(error, PermissionError) else FAILURE)
+
+
+@app.callback(invoke_without_command=True)
+def version(*, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Experiments in Jupyter: from a cohort to a decision to a ramped flag."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(folder: Annotated[Path, typer.Argument(help="New, empty, or an earlier demo.")] = Path("demo")) -> None:
+    """Run the main job on two real experiments: workspace, reports, decisions, moved flags."""
+    from rich.console import Console  # noqa: PLC0415 - each command loads what it needs
+
+    from expnb.demo.run import run_demo  # noqa: PLC0415
+
+    run_demo(folder, Console())
+
+
+@app.command()
+def check(name: Name, workspace: Folder = HERE, environment: Where = None) -> None:
+    """Read an experiment as its policy will: sentences, open questions."""
+    experiment = _open(workspace, environment).experiment(name)
+    typer.echo(f"{experiment.name}: {experiment.hypothesis}")
+    for sentence in experiment.policy.sentences():
+        typer.echo(f"  - {sentence}")
+    for question in experiment.questions():
+        typer.echo(f"  ? {question}")
+
+
+@app.command()
+def register(name: Name, workspace: Folder = HERE, environment: Where = None, actor: Who = None) -> None:
+    """Write the hash of an experiment to the ledger: agreed, at this time."""
+    opened = _open(workspace, environment, actor)
+    entry = opened.register(opened.experiment(name))
+    typer.echo(f"registered {name} as {entry.body['spec_hash']} on {entry.happened_at:%Y-%m-%d %H:%M} UTC (ledger entry {entry.seq})")
+
+
+@app.command()
+def decide(name: Name, workspace: Folder = HERE, environment: Where = None, actor: Who = None, *, source: Source = "", engine: Engine = "exact", seed: Seed = 20, as_json: AsJson = False) -> None:
+    """Decide on the data as they are now; the exit code is the verdict (0 ship or ramp up, 10 hold, 20 roll back, 30 conclude flat)."""
+    opened = _open(workspace, environment, actor)
+    decision = _decide(opened, opened.experiment(name), source, engine, seed)
+    typer.echo(_json(decision) if as_json else str(decision))
+    raise typer.Exit(decision.exit_code)
+
+
+@app.command()
+def gate(name: Name, to: Annotated[float, typer.Option(help="Percent enrolled.")], workspace: Folder = HERE, environment: Where = None, actor: Who = None, *, source: Source = "", engine: Engine = "exact", seed: Seed = 20) -> None:
+    """Ask whether a rung is allowed now: exit code 0 if so, else that of the decision."""
+    opened = _open(workspace, environment, actor)
+    experiment = opened.experiment(name)
+    experiment.policy.check_rung(to)
+    decision = _decide(opened, experiment, source, engine, seed)
+    allowed = to <= max(decision.to.enrolled, 0.0) and not decision.to.serve
+    typer.echo(f"{to:g} % enrolled is {'allowed' if allowed else 'not allowed'}. {decision}")
+    raise typer.Exit(0 if allowed else decision.exit_code or 10)
+
+
+@app.command()
+def run(
+    name: Name,
+    workspace: Folder = HERE,
+    environment: Where = None,
+    actor: Who = None,
+    *,
+    template: Annotated[str, typer.Option(help="Name of the template.")] = "ramp_decision",
+    parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value of the template; may be repeated.")] = None,
+    push: Annotated[bool, typer.Option("--apply", help="Push what the report decides.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a report notebook unattended; the exit code is the verdict."""
+    from expnb.decisions.decision import EXIT_CODES  # noqa: PLC0415 - each command loads what it needs
+    from expnb.reports.run import run_report  # noqa: PLC0415
+
+    opened = _open(workspace, environment, actor)
+    given = dict(_parameter(text) for text in parameter or [])
+    report = run_report(opened, name, template=template, parameters=given | ({"apply": True} if push else {}), progress=not as_json and sys.stderr.isatty())
+    decision = report.decision
+    if as_json:
+        typer.echo(json.dumps({"report": str(report.page.relative_to(opened.root)), **decision}, indent=1, sort_keys=True, ensure_ascii=False))
+    else:
+        reasons = decision["reasons"]
+        typer.echo(f"{name}: {str(decision['action']).replace('_', ' ')}")
+        for reason in reasons if isinstance(reasons, list) else []:
+            typer.echo(f"  - {reason}")
+        typer.echo(f"report: {report.page}")
+    raise typer.Exit(EXIT_CODES[decision["action"]])  # type: ignore[index]  # an action of the ledger
+
+
+@app.command()
+def flags(workspace: Folder = HERE, environment: Where = None, *, as_json: AsJson = False) -> None:
+    """Show what the flag of every experiment serves now."""
+    opened = _open(workspace, environment)
+    states = {name: opened.flag(opened.experiment(name)) for name in opened.experiments}
+    if as_json:
+        typer.echo(_json(states))
+        return
+    for name, state in states.items():
+        typer.echo(f"{name}: {state.ref} {state.exposure}{'' if state.enabled else ' (disabled)'}, version {state.version}")
+
+
+@app.command()
+def request(name: Name, workspace: Folder = HERE, environment: Where = None, actor: Who = None, *, source: Source = "", engine: Engine = "exact", seed: Seed = 20) -> None:
+    """Decide, and ask others to agree to the plan."""
+    opened = _open(workspace, environment, actor)
+    plan = opened.plan(_decide(opened, opened.experiment(name), source, engine, seed))
+    opened.request(plan)
+    typer.echo(f"requested {plan} (plan {plan.id[:12]}, needs {opened.approvals_needed(plan)} approvals, expires {plan.expires_at:%Y-%m-%d %H:%M} UTC)")
+
+
+@app.command()
+def approve(name: Name, workspace: Folder = HERE, environment: Where = None, actor: Who = None) -> None:
+    """Agree to the newest plan that somebody else requested."""
+    opened = _open(workspace, environment, actor)
+    plan = _requested(opened, name)
+    opened.approve(plan)
+    typer.echo(f"approved {plan} (plan {plan.id[:12]}): {len(opened.approvals(plan))} of {opened.approvals_needed(plan)} approvals")
+
+
+@app.command()
+def apply(name: Name, workspace: Folder = HERE, environment: Where = None, actor: Who = None) -> None:
+    """Push the newest plan that was requested."""
+    opened = _open(workspace, environment, actor)
+    typer.echo(str(opened.apply(_requested(opened, name))))
+
+
+@app.command()
+def rollback(name: Name, workspace: Folder = HERE, environment: Where = None, actor: Who = None, *, reason: Annotated[str, typer.Option(help="Why, for the ledger.")]) -> None:
+    """Close the gate now, with a reason; needs no approval."""
+    opened = _open(workspace, environment, actor)
+    typer.echo(str(opened.roll_back(opened.experiment(name), reason=reason)))
+
+
+@app.command()
+def restore(name: Name, workspace: Folder = HERE, environment: Where = None, actor: Who = None) -> None:
+    """Return the flag to the state before its last push."""
+    opened = _open(workspace, environment, actor)
+    typer.echo(str(opened.restore(opened.last_receipt(opened.experiment(name)))))
+
+
+@app.command()
+def kill(name: Name, workspace: Folder = HERE, environment: Where = None, actor: Who = None) -> None:
+    """Close the gate and disable the flag, at once, whatever else is broken."""
+    opened = _open(workspace, environment, actor)
+    typer.echo(str(opened.kill(opened.experiment(name))))
+
+
+@ledger_app.command("verify")
+def ledger_verify(workspace: Folder = HERE, environment: Where = None, *, against: Annotated[str | None, typer.Option(help="A head hash that was noted elsewhere: finds truncation and rewriting.")] = None) -> None:
+    """Check the chain of the ledger; exit code 1 names the first broken entry."""
+    typer.echo(str(_open(workspace, environment).ledger.verify(against=against)))
+
+
+@ledger_app.command("list")
+def ledger_list(workspace: Folder = HERE, environment: Where = None, *, as_json: AsJson = False) -> None:
+    """Show every entry, oldest first."""
+    entries = _open(workspace, environment).ledger.entries()
+    if as_json:
+        typer.echo(_json(entries))
+        return
+    for entry in entries:
+        about = " ".join(str(entry.body[key]) for key in ("experiment", "action", "flag", "actor", "applied") if key in entry.body)
+        typer.echo(f"{entry.seq:4d}  {entry.happened_at:%Y-%m-%d %H:%M:%S}  {entry.kind:10s}  {about}  {entry.hash[:12]}")
+
+
+def _open(folder: Path, environment: str | None, actor: str | None = None) -> Workspace:
+    from expnb.workspace import open_workspace  # noqa: PLC0415 - each command loads what it needs
+
+    return open_workspace(folder, environment=environment, actor=actor)
+
+
+def _decide(workspace: Workspace, experiment: Experiment, source: str, engine: str, seed: int) -> Decision:
+    from expnb.cohorts.cohort import load_cohort  # noqa: PLC0415 - each command loads what it needs
+    from expnb.models.fit import fit  # noqa: PLC0415
+
+    cohort = load_cohort(experiment, source or workspace.source(experiment))
+    return workspace.decide(experiment, fit(experiment, cohort, engine=engine, seed=seed))
+
+
+def _requested(workspace: Workspace, name: str) -> RampPlan:
+    plans = [plan for plan in workspace.requests() if plan.experiment == workspace.experiment(name).name]
+    if not plans:
+        raise ParameterError(f"no open request on {name!r}; it may have expired. Write `expnb request {name}` first.")
+    return plans[-1]
+
+
+def _parameter(text: str) -> tuple[str, str | int | float | bool]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ParameterError(f"parameter {text!r} has no value; write name=value.")
+    try:
+        parsed = json.loads(value.lower() if value in {"True", "False"} else value)
+    except json.JSONDecodeError:
+        return name, value
+    return name, parsed if isinstance(parsed, str | int | float | bool) else value
+
+
+def _json(value: object) -> str:
+    return json.dumps(to_json(value), indent=1, sort_keys=True, ensure_ascii=False)

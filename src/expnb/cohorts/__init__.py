@@ -1,0 +1,1 @@
+"""Where units come from: one query turns a source into cells."""

@@ -1,0 +1,1 @@
+"""From numbers to one decision and one plan; pure functions."""

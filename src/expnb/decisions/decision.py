@@ -1,0 +1,145 @@
+"""One decision: the action, every rule with its numbers, and what the flag should serve."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import date, datetime
+from typing import Literal
+
+from expnb.spec.canonical import digest
+from expnb.spec.flag import Exposure, FlagState
+
+Action = Literal["roll_back", "hold", "conclude_flat", "ship", "ramp_up"]
+Outcome = Literal["met", "not met", "unknown"]
+
+# From worst to best for the treatment: a plan stands while the newest decision is no worse.
+PRECEDENCE: tuple[Action, ...] = ("roll_back", "hold", "conclude_flat", "ramp_up", "ship")
+EXIT_CODES: Mapping[Action, int] = {"ship": 0, "ramp_up": 0, "hold": 10, "roll_back": 20, "conclude_flat": 30}
+TITLES: Mapping[Action, str] = {"roll_back": "Roll back", "hold": "Hold", "conclude_flat": "Conclude: no difference that matters", "ship": "Ship", "ramp_up": "Ramp up"}
+MARKS: Mapping[Outcome, str] = {"met": "✓", "not met": "✗", "unknown": "?"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One rule of the policy, asked of the data.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``"harm"`` or ``"guardrail"``.
+    metric, variant : str
+        What it was asked of; empty for rules on the whole cohort.
+    value, threshold : float, optional
+        What was found and what was asked for; None where nothing could be found.
+    outcome : {"met", "not met", "unknown"}
+        ``"met"`` is the good answer. Unknown never passes.
+    sentence : str
+        In words, with numbers.
+    """
+
+    name: str
+    metric: str = ""
+    variant: str = ""
+    value: float | None
+    threshold: float | None
+    outcome: Outcome
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What should happen to the flag, and why; the same object feeds table, report, exit code and flag.
+
+    Parameters
+    ----------
+    action : {"roll_back", "hold", "conclude_flat", "ship", "ramp_up"}
+    variant : str
+        The best treatment on the goal.
+    reasons : tuple of str
+        The sentences that carry the action.
+    rules : tuple of Rule
+        Every rule that was asked.
+    flag : FlagState
+        As it was when the decision was taken.
+    to : Exposure
+        What the flag should serve.
+    looks : int
+        Looks at this experiment so far, this one included.
+    notes : tuple of str
+        What a reader must know besides: warnings of quality checks, prior against data.
+    """
+
+    experiment: str
+    action: Action
+    variant: str
+    reasons: tuple[str, ...]
+    rules: tuple[Rule, ...]
+    notes: tuple[str, ...]
+    flag: FlagState
+    to: Exposure
+    looks: int
+    prior: str
+    engine: str
+    seed: int
+    fingerprint: str
+    first_day: date | None
+    watermark: date | None
+    versions: Mapping[str, str]
+    policy_hash: str
+    decided_at: datetime
+
+    @property
+    def exit_code(self) -> int:
+        """0 ship or ramp up, 10 hold, 20 roll back, 30 conclude flat."""
+        return EXIT_CODES[self.action]
+
+    @property
+    def evidence_hash(self) -> str:
+        """SHA-256 of the decision without its time: the same evidence gives the same hash."""
+        return digest({field.name: getattr(self, field.name) for field in fields(self) if field.name not in {"decided_at", "versions"}})
+
+    @property
+    def title(self) -> str:
+        """The action in words, with the change of the flag."""
+        change = f": {self.flag.exposure} -> {self.to}" if self.to != self.flag.exposure else f": flag unchanged, {self.flag.exposure}"
+        return f"{TITLES[self.action]}{change}"
+
+    def __str__(self) -> str:
+        lines = [f"{self.experiment}: {self.title}", *(f"  - {reason}" for reason in self.reasons)]
+        return "\n".join(lines + [f"  ! {note}" for note in self.notes] + [f"  {self.footer}"])
+
+    @property
+    def footer(self) -> str:
+        """What the decision rests on, in one line."""
+        days = f"data {self.first_day} to {self.watermark}, " if self.first_day else ""
+        return f"{days}look {self.looks}, prior {self.prior}, {self.engine} engine, data {self.fingerprint[:8]}"
+
+    def markdown(self) -> str:
+        """The decision as a page for reviewers."""
+        rules = [f"| {MARKS[rule.outcome]} {rule.outcome} | {rule.name} | {rule.metric} | {rule.variant} | {rule.sentence} |" for rule in self.rules]
+        parts = [
+            f"# {self.experiment}: {self.title}",
+            f"Decided at {self.decided_at:%Y-%m-%d %H:%M} UTC. {self.footer[0].upper()}{self.footer[1:]}.",
+            "\n".join(f"- {reason}" for reason in self.reasons),
+            "## Know besides\n\n" + "\n".join(f"- {note}" for note in self.notes) if self.notes else "",
+            "## Every rule\n\n| outcome | rule | metric | variant | in words |\n|---|---|---|---|---|\n" + "\n".join(rules),
+            f"Evidence `{self.evidence_hash}`, policy `{self.policy_hash}`, flag {self.flag.ref} at version `{self.flag.version}`.",
+        ]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def _repr_html_(self) -> str:
+        def items(sentences: tuple[str, ...]) -> str:
+            return "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
+
+        rules = "".join(
+            f"<tr><td>{MARKS[rule.outcome]}</td><td style='text-align:left'>{html.escape(' · '.join(part for part in (rule.name, rule.metric, rule.variant) if part))}</td>"
+            f"<td style='text-align:left'>{html.escape(rule.sentence)}</td></tr>"
+            for rule in self.rules
+        )
+        notes = f"<p>Know besides:</p><ul>{items(self.notes)}</ul>" if self.notes else ""
+        return (
+            f"<div class='expnb-decision'><p><strong>{html.escape(self.experiment)}: {html.escape(self.title)}</strong></p><ul>{items(self.reasons)}</ul>{notes}"
+            f"<details><summary>All {len(self.rules)} rules</summary><table>{rules}</table></details><p><small>{html.escape(self.footer)}</small></p></div>"
+        )

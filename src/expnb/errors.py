@@ -1,0 +1,294 @@
+"""Every exception of expnb.
+
+Each is an `ExpnbError` and a matching built-in, keeps its facts as attributes, survives pickling, and reads as: what was found, what the rule is, what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`` Did you mean 'x'?`` for the known name closest to `name`, else an empty text."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only needed when something went wrong
+
+    near = get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+class ExpnbError(Exception):
+    """Base of every error that expnb raises on purpose."""
+
+
+# --- what was asked: experiment files, metrics, policies -------------------------------------
+
+
+class SpecError(ExpnbError, ValueError):
+    """An experiment, metric or policy contradicts itself."""
+
+
+class SpecFileError(SpecError):
+    """A file of the workspace cannot be read as what it should be."""
+
+    def __init__(self, file: str, problem: str) -> None:
+        super().__init__(file, problem)
+        self.file, self.problem = file, problem
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.problem}"
+
+
+class UnknownKeyError(SpecError):
+    """A file holds a key that expnb does not know."""
+
+    def __init__(self, file: str, table: str, key: str, known: Sequence[str]) -> None:
+        super().__init__(file, table, key, tuple(known))
+        self.file, self.table, self.key, self.known = file, table, key, tuple(known)
+
+    def __str__(self) -> str:
+        hint = nearest(self.key, self.known) or f" Known keys: {', '.join(self.known)}."
+        return f"{self.file}: unknown key {self.key!r} in {self.table}.{hint}"
+
+
+class MissingKeyError(SpecError):
+    """A file lacks a key that is required."""
+
+    def __init__(self, file: str, table: str, key: str) -> None:
+        super().__init__(file, table, key)
+        self.file, self.table, self.key = file, table, key
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.table} has no {self.key!r}, which is required. Add a line `{self.key} = …`."
+
+
+class PathNotFoundError(ExpnbError, FileNotFoundError):
+    """A file that was named does not exist."""
+
+    def __init__(self, path: str, what: str, siblings: Sequence[str] = ()) -> None:
+        super().__init__(path, what, tuple(siblings))
+        self.path, self.what, self.siblings = path, what, tuple(siblings)
+
+    def __str__(self) -> str:
+        from pathlib import PurePath  # noqa: PLC0415 - only needed when something went wrong
+
+        hint = nearest(PurePath(self.path).name, self.siblings)
+        return f"no {self.what} at {self.path!r}.{hint or ' Check the path; it is taken relative to the workspace.'}"
+
+
+class NameNotFoundError(ExpnbError, LookupError):
+    """An experiment, metric, flag or environment of that name does not exist."""
+
+    def __init__(self, what: str, name: str, known: Sequence[str]) -> None:
+        super().__init__(what, name, tuple(known))
+        self.what, self.name, self.known = what, name, tuple(known)
+
+    def __str__(self) -> str:
+        known = f" Known: {', '.join(self.known)}." if self.known else f" There is no {self.what} yet."
+        return f"no {self.what} is called {self.name!r}.{nearest(self.name, self.known) or known}"
+
+
+# --- the data --------------------------------------------------------------------------------
+
+
+class CohortError(ExpnbError, ValueError):
+    """The data cannot answer the experiment's question."""
+
+
+class ColumnNotFoundError(ExpnbError, LookupError):
+    """The cohort lacks a column that the experiment names."""
+
+    def __init__(self, column: str, available: Sequence[str]) -> None:
+        super().__init__(column, tuple(available))
+        self.column, self.available = column, tuple(available)
+
+    def __str__(self) -> str:
+        return f"cohort has no column {self.column!r}; it has {list(self.available)}.{nearest(self.column, self.available)}"
+
+
+class EmptyCohortError(CohortError):
+    """The cohort holds no row."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(source)
+        self.source = source
+
+    def __str__(self) -> str:
+        return f"cohort {self.source} has no rows; an effect needs units in at least two arms. Check the filter or the dates of the query."
+
+
+class ArmsError(CohortError):
+    """The arms in the data are not those of the experiment."""
+
+    def __init__(self, column: str, found: Sequence[str], expected: Sequence[str]) -> None:
+        super().__init__(column, tuple(found), tuple(expected))
+        self.column, self.found, self.expected = column, tuple(found), tuple(expected)
+
+    def __str__(self) -> str:
+        unknown = [name for name in self.found if name not in self.expected]
+        if unknown:
+            hint = nearest(unknown[0], self.expected) or " Add it to `weights`, or filter these rows out."
+            return f"column {self.column!r} holds the arm {unknown[0]!r}, which the experiment does not name; its arms are {list(self.expected)}.{hint}"
+        missing = [name for name in self.expected if name not in self.found]
+        return f"column {self.column!r} holds only {list(self.found)}; the experiment also has {missing}. A comparison needs units in every arm: check the filter, or remove the arm from `weights`."
+
+
+class NullArmError(CohortError):
+    """Rows carry no arm."""
+
+    def __init__(self, column: str, rows: int) -> None:
+        super().__init__(column, rows)
+        self.column, self.rows = column, rows
+
+    def __str__(self) -> str:
+        return f"{self.rows:,} rows have no value in the arm column {self.column!r}; every row needs one. Find out why the assignment was lost before you drop them: the loss may differ by arm."
+
+
+class MetricValuesError(CohortError):
+    """The values of a metric do not fit its kind."""
+
+    def __init__(self, metric: str, problem: str) -> None:
+        super().__init__(metric, problem)
+        self.metric, self.problem = metric, problem
+
+    def __str__(self) -> str:
+        return f"metric {self.metric!r}: {self.problem}"
+
+
+class UnitError(CohortError):
+    """Units are missing, duplicated, or of a type that cannot name a unit."""
+
+
+class SourceError(ExpnbError, TypeError):
+    """A source is of a kind that no cohort can be made from."""
+
+
+# --- posterior -------------------------------------------------------------------------------
+
+
+class PosteriorError(ExpnbError, ValueError):
+    """No posterior can be stated."""
+
+
+class EngineError(ExpnbError, RuntimeError):
+    """A sampler failed, or its diagnostics are too bad to state a probability."""
+
+
+# --- flags -----------------------------------------------------------------------------------
+
+
+class PercentError(ExpnbError, ValueError):
+    """A percentage that no flag can serve."""
+
+    def __init__(self, percent: float, rule: str, what: str = "enrolled") -> None:
+        super().__init__(percent, rule, what)
+        self.percent, self.rule, self.what = percent, rule, what
+
+    def __str__(self) -> str:
+        return f"{self.what} is {self.percent:.10g} %; {self.rule}"
+
+
+class FlagError(ExpnbError, RuntimeError):
+    """A flag backend could not do what was asked; nothing was changed."""
+
+
+class FlagFileError(FlagError):
+    """The flag file cannot be read or written."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path, self.problem = path, problem
+
+    def __str__(self) -> str:
+        return f"flag file {self.path!r} {self.problem}"
+
+
+class FlagFileChangedError(FlagFileError):
+    """Another program, one that takes no lock, replaced the flag file between our reading and our writing."""
+
+
+class FlagFileLockedError(FlagFileError):
+    """Somebody else holds the lock of the flag file, and does not let go."""
+
+
+class FlagConflictError(FlagError):
+    """The flag changed between the plan and the push."""
+
+    def __init__(self, flag: str, planned: str, found: str, change: str) -> None:
+        super().__init__(flag, planned, found, change)
+        self.flag, self.planned, self.found, self.change = flag, planned, found, change
+
+    def __str__(self) -> str:
+        return (
+            f"flag {self.flag!r} changed since the plan was made: planned on version {self.planned}, found {self.found} ({self.change}). "
+            "Nothing was pushed. Look at that change, then decide and plan again."
+        )
+
+
+class FlagEditedError(FlagError):
+    """What a flag serves is not what its own metadata says."""
+
+    def __init__(self, flag: str, problem: str) -> None:
+        super().__init__(flag, problem)
+        self.flag, self.problem = flag, problem
+
+    def __str__(self) -> str:
+        return f"flag {self.flag!r} was edited outside expnb: {self.problem}. Undo that edit, or kill the flag (which rewrites it closed) and restore it from its last receipt."
+
+
+class PlanExpiredError(FlagError):
+    """A plan is too old to be pushed."""
+
+    def __init__(self, flag: str, expired_at: str) -> None:
+        super().__init__(flag, expired_at)
+        self.flag, self.expired_at = flag, expired_at
+
+    def __str__(self) -> str:
+        return f"the plan for flag {self.flag!r} expired at {self.expired_at}. Decide again on fresh data, then plan again."
+
+
+class PlanVoidError(FlagError):
+    """A decision taken again at the push is worse than the one that was planned."""
+
+    def __init__(self, flag: str, planned: str, now: str, reason: str) -> None:
+        super().__init__(flag, planned, now, reason)
+        self.flag, self.planned, self.now, self.reason = flag, planned, now, reason
+
+    def __str__(self) -> str:
+        return f"the plan for flag {self.flag!r} said {self.planned}, the decision now says {self.now}: {self.reason} Nothing was pushed. Plan again from the new decision."
+
+
+class ApprovalError(ExpnbError, PermissionError):
+    """Somebody else has to agree first, or may not agree."""
+
+
+class PushUncertainError(FlagError):
+    """What a backend holds after a push is not what was asked for, or cannot be read."""
+
+
+# --- ledger ----------------------------------------------------------------------------------
+
+
+class LedgerError(ExpnbError, RuntimeError):
+    """The ledger cannot be read or written."""
+
+
+class LedgerBrokenError(LedgerError):
+    """The chain of the ledger does not hold together."""
+
+    def __init__(self, seq: int, problem: str) -> None:
+        super().__init__(seq, problem)
+        self.seq, self.problem = seq, problem
+
+    def __str__(self) -> str:
+        return f"ledger entry {self.seq}: {self.problem}"
+
+
+# --- reports ---------------------------------------------------------------------------------
+
+
+class ParameterError(ExpnbError, ValueError):
+    """A parameter that the notebook does not know, or that must not be written into one."""
+
+
+class ReportError(ExpnbError, RuntimeError):
+    """A notebook failed while it ran."""

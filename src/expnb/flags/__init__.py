@@ -1,0 +1,1 @@
+"""Flag backends: the only place that changes what users see."""

@@ -1,0 +1,1 @@
+"""Posteriors of effects: exact engine, summaries, priors."""

@@ -1,0 +1,137 @@
+"""The effect of one treatment on one metric, as numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from expnb.spec.metric import Direction, MetricKind, Role
+
+FloatArray = npt.NDArray[np.float64]
+Scale = Literal["relative", "absolute"]
+
+
+@dataclass(frozen=True, slots=True)
+class Density:
+    """Posterior density of an effect, for charts.
+
+    Parameters
+    ----------
+    x : ndarray, shape (point,)
+        Effect, rising.
+    y : ndarray, shape (point,)
+        Density; integrates to 1.
+    """
+
+    x: FloatArray
+    y: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """One row of a posterior summary: treatment against control.
+
+    Parameters
+    ----------
+    effect_abs, effect_rel : float
+        Raw: treatment mean - control mean, and treatment mean / control mean - 1. The relative one is None, with the reason in `note`, where the control mean is not clearly positive.
+    effect_abs_post, effect_rel_post : float
+        Posterior means.
+    hdi_abs_low, hdi_abs_high, hdi_rel_low, hdi_rel_high : float
+        95 % highest density interval of the quantity named.
+    p_improvement, p_above_rope, p_harm, p_rope : float in [0, 1]
+        P(improvement > 0), P(improvement > rope), P(improvement < -margin), P(abs(effect) <= rope); None without a rope or margin on the scale that exists.
+    p_harm_flat : float in [0, 1]
+        `p_harm` without a prior on the effect: harm is not judged under the sceptical prior.
+    expected_loss_abs, expected_loss_rel : float >= 0
+        Posterior mean of max(0, -improvement).
+    p_best : float in [0, 1]
+        Over all arms.
+    p_value, ci_low, ci_high : float
+        Two-sided, pooled z (conversion) or Welch (mean), uncorrected; 95 % interval of the absolute effect.
+    scale : {"relative", "absolute"}
+        Scale on which rope and margin were applied.
+    note : str
+        Why a figure is missing; where prior and data disagree.
+    """
+
+    metric: str
+    kind: MetricKind
+    role: Role
+    direction: Direction
+    unit: str
+    variant: str
+    segment: str
+    n_control: int
+    n_treatment: int
+    mean_control: float
+    mean_treatment: float
+    effect_abs: float
+    effect_rel: float | None
+    effect_abs_post: float | None
+    effect_rel_post: float | None
+    hdi_abs_low: float | None
+    hdi_abs_high: float | None
+    hdi_rel_low: float | None
+    hdi_rel_high: float | None
+    p_improvement: float | None
+    p_above_rope: float | None
+    p_harm: float | None
+    p_rope: float | None
+    p_harm_flat: float | None
+    expected_loss_abs: float | None
+    expected_loss_rel: float | None
+    p_best: float | None
+    p_value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    scale: Scale
+    rope: float | None
+    margin: float | None
+    prior: str
+    engine: str
+    note: str
+    relative: Density | None
+    absolute: Density | None
+
+    def row(self) -> dict[str, object]:
+        """The figures of the summary table, by name."""
+        return {name: getattr(self, name) for name in SUMMARY_COLUMNS}
+
+
+SUMMARY_COLUMNS = (
+    "metric",
+    "kind",
+    "role",
+    "variant",
+    "segment",
+    "n_control",
+    "n_treatment",
+    "mean_control",
+    "mean_treatment",
+    "effect_abs",
+    "effect_rel",
+    "effect_abs_post",
+    "effect_rel_post",
+    "hdi_abs_low",
+    "hdi_abs_high",
+    "hdi_rel_low",
+    "hdi_rel_high",
+    "p_improvement",
+    "p_above_rope",
+    "p_harm",
+    "p_rope",
+    "expected_loss_abs",
+    "expected_loss_rel",
+    "p_best",
+    "p_value",
+    "ci_low",
+    "ci_high",
+    "prior",
+    "engine",
+    "note",
+)
+TEXT_COLUMNS = frozenset({"metric", "kind", "role", "variant", "segment", "prior", "engine", "note"})

@@ -1,0 +1,1 @@
+"""What was asked: experiments, metrics, policies, flags and priors as values."""

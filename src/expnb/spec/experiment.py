@@ -1,0 +1,199 @@
+"""An experiment: what was agreed before the data."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+
+from expnb.errors import NameNotFoundError, SpecError
+from expnb.spec.canonical import digest
+from expnb.spec.flag import Exposure
+from expnb.spec.metric import Metric
+from expnb.spec.policy import Policy
+from expnb.spec.prior import Prior
+
+ROW_UNIT = "row"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """Eligible units per day, for planning."""
+
+    units_per_day: float
+
+    def __post_init__(self) -> None:
+        if self.units_per_day <= 0:
+            raise SpecError(f"units_per_day is {self.units_per_day}; it must be above 0. Leave [traffic] out when it is unknown.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """The `[experiment]` table: who asks what, of which units.
+
+    Parameters
+    ----------
+    unit : str
+        Column of the randomisation unit; ``"row"`` when each row is a unit and there is no id.
+    variant : str
+        Column that holds the arm.
+    control : str
+        The arm that means "nothing new".
+    weights : mapping of str to float
+        Relative weight of every arm, control included.
+    segments : tuple of str
+        Columns by which effects are also shown.
+    exposed_at : str
+        Column of the first exposure; empty where rows carry no time.
+    start, end : date, optional
+        First and last day of the cohort; stand in for `exposed_at`.
+    source : str
+        Path or glob of the cohort, relative to the workspace.
+    """
+
+    name: str
+    hypothesis: str
+    owner: str
+    flag: str
+    unit: str
+    variant: str
+    control: str
+    weights: Mapping[str, float]
+    segments: tuple[str, ...] = ()
+    exposed_at: str = ""
+    start: date | None = None
+    end: date | None = None
+    source: str = ""
+    review_after: date | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment(Question):
+    """One experiment with its metrics, its policy and what the workspace resolved for it.
+
+    Parameters
+    ----------
+    metrics : tuple of Metric
+        Exactly one of them is the goal.
+    timezone : str
+        In which days are counted.
+    min_cell : int
+        Segments in which an arm has fewer units are not shown.
+
+    Raises
+    ------
+    SpecError
+        If the parts contradict each other.
+    """
+
+    metrics: tuple[Metric, ...]
+    policy: Policy = field(default_factory=Policy)
+    prior: Prior = field(default_factory=Prior)
+    traffic: Traffic | None = None
+    timezone: str = "UTC"
+    min_cell: int = 20
+
+    def __post_init__(self) -> None:
+        _check_arms(self.weights, self.control)
+        _check_metrics(self.metrics)
+        if (self.start is None) != (self.end is None):
+            raise SpecError("start and end come together; give both dates, or neither.")
+        if self.start and self.end and self.start > self.end:
+            raise SpecError(f"start {self.start} lies after end {self.end}. Swap them.")
+        if self.policy.min_days > 0 and not self.exposed_at and self.start is None:
+            raise SpecError(
+                f"policy asks for min_days = {self.policy.min_days}, but the experiment has neither exposed_at nor start and end, so days cannot be counted. "
+                "Name the column of the first exposure, give both dates, or set min_days = 0."
+            )
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """All arms, control first."""
+        return (self.control, *self.treatments)
+
+    @property
+    def treatments(self) -> tuple[str, ...]:
+        """All arms but control, in the order of the file."""
+        return tuple(name for name in self.weights if name != self.control)
+
+    @property
+    def goal(self) -> Metric:
+        """The metric that decides."""
+        return next(metric for metric in self.metrics if metric.role == "goal")
+
+    def metric(self, name: str) -> Metric:
+        """The metric of that name.
+
+        Raises
+        ------
+        NameNotFoundError
+            If the experiment has no such metric.
+        """
+        for metric in self.metrics:
+            if metric.name == name:
+                return metric
+        raise NameNotFoundError("metric", name, [metric.name for metric in self.metrics])
+
+    def share(self, variant: str) -> float:
+        """Share of enrolled units that get `variant`, 0 to 1."""
+        return self.weights[variant] / sum(self.weights.values())
+
+    def exposure(self, enrolled: float = 0.0) -> Exposure:
+        """The split of this experiment at a percent enrolled."""
+        return Exposure(weights=self.weights, control=self.control, enrolled=enrolled)
+
+    @property
+    def policy_hash(self) -> str:
+        """SHA-256 of everything that decides: policy, metrics, arms, prior and dates."""
+        return digest({name: getattr(self, name) for name in ("policy", "metrics", "weights", "control", "prior", "start", "end")})
+
+    @property
+    def spec_hash(self) -> str:
+        """SHA-256 of the whole experiment."""
+        return digest(self)
+
+    def questions(self) -> Iterator[str]:
+        """What a careful reader would ask about this specification."""
+        words = self.hypothesis.lower()
+        if self.policy.aim == "superiority" and any(phrase in words for phrase in ("not hurt", "n't hurt", "no worse", "not harm", "n't harm")):
+            yield 'the hypothesis says that the change does not hurt, the policy asks for superiority. Is aim = "non_inferiority" meant?'
+        if not any(metric.role == "guardrail" for metric in self.metrics):
+            yield "no guardrail is named: nothing but the goal can stop this ramp. Which metric must not get worse?"
+        if self.traffic is None:
+            yield "no [traffic] is given, so nothing can be said about how long the ramp takes."
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("hypothesis", self.hypothesis),
+            ("owner", self.owner),
+            ("flag", self.flag),
+            ("arms", ", ".join(f"{name} {self.share(name):.1%}" for name in self.variants)),
+            ("metrics", "; ".join(f"{metric.name} ({metric.role}, {metric.direction})" for metric in self.metrics)),
+            ("policy", " ".join(self.policy.sentences())),
+            ("prior", self.prior.id),
+        ]
+        body = "".join(f"<tr><th style='text-align:left;vertical-align:top'>{key}</th><td style='text-align:left'>{html.escape(text)}</td></tr>" for key, text in rows)
+        return f"<table><caption style='text-align:left;font-weight:bold;white-space:nowrap'>experiment {html.escape(self.name)}</caption>{body}</table>"
+
+
+def _check_arms(weights: Mapping[str, float], control: str) -> None:
+    if control not in weights:
+        raise SpecError(f"control is {control!r}, which is no arm; weights name {list(weights)}. Name one of them.")
+    if len(weights) < 2:  # noqa: PLR2004 - two arms make a comparison
+        raise SpecError(f"weights name only {list(weights)}; a comparison needs at least two arms. Add the treatment.")
+    for name, weight in weights.items():
+        if not 0 < weight < float("inf"):
+            raise SpecError(f"weight of {name!r} is {weight}; it must be above 0. Remove an arm that gets no units.")
+        if name == "off":
+            raise SpecError("an arm is called 'off', which means outside the gate. Choose another name, such as 'control'.")
+
+
+def _check_metrics(metrics: tuple[Metric, ...]) -> None:
+    names = [metric.name for metric in metrics]
+    for name in names:
+        if names.count(name) > 1:
+            raise SpecError(f"metric {name!r} is named twice. Keep one of the two.")
+    goals = [metric.name for metric in metrics if metric.role == "goal"]
+    if len(goals) != 1:
+        raise SpecError(f'the goals are {goals}; exactly one metric has role = "goal" and decides. Make the others guardrail or info.')

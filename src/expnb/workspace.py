@@ -1,0 +1,472 @@
+"""A workspace: the folder that binds catalogue, experiments, flags, ledger and roles."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from expnb.decisions.decide import decide
+from expnb.decisions.decision import PRECEDENCE, Decision
+from expnb.decisions.plan import RampPlan, plan_ramp, plan_change
+from expnb.errors import ApprovalError, FlagError, LedgerError, NameNotFoundError, PathNotFoundError, PlanVoidError, PushUncertainError, SpecError
+from expnb.flags.base import FlagBackend, Receipt
+from expnb.flags.connect import connect
+from expnb.ledger.ledger import Entry, EntryKind, Ledger
+from expnb.posterior.posterior import Posterior
+from expnb.spec.canonical import Json, canonical_json, to_json
+from expnb.spec.experiment import Experiment
+from expnb.spec.flag import FlagRef, FlagSpec, FlagState
+from expnb.spec.read import MetricDefinition, parse, read_catalogue, read_experiment, read_toml
+
+T = TypeVar("T")
+
+CONFIG = "expnb.toml"
+SAMPLE_UNITS = 200
+# Chance of a false alarm of the split check after a push: about one in two million pushes.
+SPLIT_SD = 5.0
+
+# Which roles may do what; an environment without roles lets everybody do everything.
+ROLES: Mapping[str, tuple[str, ...]] = {
+    "apply": ("analyst", "operator"),
+    "request": ("analyst", "operator"),
+    "approve": ("approver",),
+    "kill": ("analyst", "approver", "operator"),
+}
+ANONYMOUS = ("", "anonymous", "nobody")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRule:
+    """How many others must agree before more than `above_treated` percent get a treatment."""
+
+    above_treated: float
+    need: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """One `[environments.NAME]` table."""
+
+    flags: str
+    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    approvals: tuple[ApprovalRule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerTable:
+    """The `[ledger]` table."""
+
+    url: str = "sqlite:///.expnb/ledger.sqlite"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """The `[defaults]` table."""
+
+    guardrails: tuple[str, ...] = ()
+    min_cell: int = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkspaceFile:
+    """The shape of `expnb.toml`."""
+
+    schema: int
+    environments: Mapping[str, Environment]
+    timezone: str = "UTC"
+    ledger: LedgerTable = field(default_factory=LedgerTable)
+    defaults: Defaults = field(default_factory=Defaults)
+
+
+def utc_now() -> datetime:
+    """The time now, UTC."""
+    return datetime.now(UTC)
+
+
+def open_workspace(path: str | Path = ".", *, environment: str | None = None, actor: str | None = None, clock: Callable[[], datetime] = utc_now) -> Workspace:
+    """The workspace in a folder.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder with `expnb.toml`, or a folder below it.
+    environment : str, optional
+        Needed when `expnb.toml` names several.
+    actor : str, optional
+        Who acts; the name of the operating-system user when left out.
+    clock : callable
+        Gives the time now, with a time zone.
+
+    Raises
+    ------
+    PathNotFoundError, SpecError, NameNotFoundError
+    """
+    start = Path(path).resolve()
+    root = next((folder for folder in (start, *start.parents) if (folder / CONFIG).is_file()), None)
+    if root is None:
+        raise PathNotFoundError(str(Path(path) / CONFIG), "workspace file", [])
+    config = parse(read_toml(root / CONFIG, "workspace file"), WorkspaceFile, str(root / CONFIG))
+    name = environment or next(iter(config.environments), "")
+    if environment is None and len(config.environments) > 1:
+        raise SpecError(f"the workspace has the environments {list(config.environments)}; say which one. Write open_workspace(path, environment={name!r}).")
+    if name not in config.environments:
+        raise NameNotFoundError("environment", name, list(config.environments))
+    return Workspace(root=root, config=config, environment=name, actor=getpass.getuser() if actor is None else actor, clock=clock)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """Catalogue, experiments, flags, ledger and roles of one folder, in one environment.
+
+    A kernel belongs to the person who runs it, so roles and approvals checked here are `unenforced`: they prevent mistakes, not intent.
+    """
+
+    root: Path
+    config: WorkspaceFile
+    environment: str
+    actor: str
+    clock: Callable[[], datetime]
+
+    # --- what was asked -----------------------------------------------------------------------
+
+    @cached_property
+    def catalogue(self) -> Mapping[str, MetricDefinition]:
+        """The shared metric definitions."""
+        return read_catalogue(self.root / "metrics")
+
+    @property
+    def experiments(self) -> list[str]:
+        """Names of the experiments in the workspace."""
+        return sorted(path.stem for path in (self.root / "experiments").glob("*.toml"))
+
+    def experiment(self, name: str) -> Experiment:
+        """An experiment with its catalogue metrics, inherited guardrails and defaults resolved.
+
+        Raises
+        ------
+        NameNotFoundError, SpecError
+        """
+        if name not in self.experiments:
+            raise NameNotFoundError("experiment", name, self.experiments)
+        defaults = self.config.defaults
+        experiment = read_experiment(self.root / "experiments" / f"{name}.toml", catalogue=self.catalogue, guardrails=defaults.guardrails)
+        return replace(experiment, timezone=self.config.timezone, min_cell=defaults.min_cell)
+
+    def source(self, experiment: Experiment) -> Path:
+        """Path of the experiment's cohort.
+
+        Raises
+        ------
+        SpecError
+            If the experiment names none.
+        """
+        if not experiment.source:
+            raise SpecError(f'experiment {experiment.name!r} names no source; pass the data to load_cohort, or add `source = "cohort.parquet"`.')
+        return self.root / experiment.source
+
+    def register(self, experiment: Experiment) -> Entry:
+        """Write the experiment's hash to the ledger: this was agreed, at this time. The same specification is registered once."""
+        last = self._last("registered", experiment.name)
+        if last and last.body["spec_hash"] == experiment.spec_hash:
+            return last
+        return self._record("registered", {"experiment": experiment.name, "spec_hash": experiment.spec_hash, "policy_hash": experiment.policy_hash, "spec": experiment})
+
+    # --- flags ----------------------------------------------------------------------------------
+
+    @cached_property
+    def flags(self) -> FlagBackend:
+        """The flag backend of the environment."""
+        return connect(self.config.environments[self.environment].flags, root=self.root, environment=self.environment)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The record of what was decided and done."""
+        url = self.config.ledger.url
+        return Ledger(f"sqlite:///{self.root / url.removeprefix('sqlite:///')}" if url.startswith("sqlite:///") else url)
+
+    def ref(self, experiment: Experiment) -> FlagRef:
+        """The experiment's flag in this environment."""
+        return FlagRef(experiment.flag, self.environment)
+
+    def flag(self, experiment: Experiment) -> FlagState:
+        """The state of the experiment's flag, read now."""
+        return self.flags.read(self.ref(experiment))
+
+    def create_flag(self, experiment: Experiment) -> FlagState:
+        """Create the experiment's flag at 0 percent."""
+        return self.flags.create(FlagSpec(self.ref(experiment), experiment.weights, experiment.control))
+
+    # --- decisions ------------------------------------------------------------------------------
+
+    def decide(self, experiment: Experiment, posterior: Posterior) -> Decision:
+        """The decision of the policy; counts as a look, unless the data are those of an earlier one.
+
+        Writes the look and the decision to the ledger and `decisions/NAME/DATE.json` and `.md`.
+
+        Raises
+        ------
+        LedgerError
+            If the look cannot be recorded: an unrecorded look would make peeking free.
+        """
+        now = self.clock()
+        seen = [str(entry.body["fingerprint"]) for entry in self.ledger.entries(kind="look", experiment=experiment.name)]
+        if posterior.fingerprint not in seen:
+            seen.append(posterior.fingerprint)
+            self._record("look", {"experiment": experiment.name, "fingerprint": posterior.fingerprint, "look": len(seen), "watermark": posterior.last_day})
+        decision = decide(experiment, posterior, flag=self.flag(experiment), looks=seen.index(posterior.fingerprint) + 1, now=now)
+        decision = replace(decision, notes=(*decision.notes, self._registration(experiment, posterior)))
+        last = self._last("decision", experiment.name)
+        if not last or last.body["evidence_hash"] != decision.evidence_hash:
+            self._record("decision", {"experiment": experiment.name, "action": decision.action, "evidence_hash": decision.evidence_hash, "decision": decision})
+        self._write(decision)
+        return decision
+
+    def plan(self, decision: Decision, *, to: float | None = None) -> RampPlan:
+        """The change of the flag that a decision asks for, or a smaller one (percent enrolled)."""
+        return plan_ramp(self.experiment(decision.experiment), decision, now=self.clock(), to=to)
+
+    # --- pushing ----------------------------------------------------------------------------------
+
+    def approvals_needed(self, plan: RampPlan) -> int:
+        """How many others must agree; lowering exposure never needs anybody."""
+        if not plan.raises_treated:
+            return 0
+        return max((rule.need for rule in self.config.environments[self.environment].approvals if plan.after.treated > rule.above_treated), default=0)
+
+    def approvals(self, plan: RampPlan) -> list[str]:
+        """Who has agreed to exactly this plan."""
+        return [str(entry.body["actor"]) for entry in self.ledger.entries(kind="approval") if entry.body["plan_id"] == plan.id]
+
+    def request(self, plan: RampPlan) -> Entry:
+        """Ask others to agree to a plan."""
+        self._allow("request")
+        return self._record("request", {"experiment": plan.experiment, "flag": plan.ref.flag, "actor": self.actor, "plan_id": plan.id, "plan": plan})
+
+    def requests(self) -> list[RampPlan]:
+        """Plans that others were asked to agree to, oldest first; those that expired are left out."""
+        plans = [_recorded(RampPlan, entry.body["plan"]) for entry in self.ledger.entries(kind="request")]
+        return [plan for plan in plans if plan.expires_at > self.clock()]
+
+    def approve(self, plan: RampPlan) -> Entry:
+        """Agree to a plan that somebody else requested.
+
+        Raises
+        ------
+        ApprovalError
+            If nobody requested it, the approver is its author or anonymous, or lacks the role.
+        """
+        self._allow("approve")
+        authors = [str(entry.body["actor"]) for entry in self.ledger.entries(kind="request") if entry.body["plan_id"] == plan.id]
+        if not authors:
+            raise ApprovalError(f"nobody requested the plan {plan.id[:12]}; an approval answers a request. Ask its author to request it.")
+        if self.actor in ANONYMOUS:
+            raise ApprovalError("an anonymous identity cannot approve. Open the workspace under your own name.")
+        if self.actor in authors:
+            raise ApprovalError(f"{self.actor!r} requested this plan; somebody else has to approve it.")
+        return self._record("approval", {"experiment": plan.experiment, "flag": plan.ref.flag, "actor": self.actor, "plan_id": plan.id})
+
+    def apply(self, plan: RampPlan) -> Receipt:
+        """Push a plan: intent, push, read back, evaluate sample units, outcome.
+
+        Raises
+        ------
+        ApprovalError, PlanVoidError, FlagError, LedgerError
+            Before the push; the flag is unchanged.
+        PushUncertainError
+            After the push, when the flag does not serve what was asked for.
+        """
+        self._allow("apply")
+        self._check_plan(plan)
+        self._resolve(plan.ref)
+        facts: dict[str, object] = {"experiment": plan.experiment, "flag": plan.ref.flag, "environment": plan.ref.environment, "actor": self.actor, "plan_id": plan.id}
+        intent = self._record("intent", facts | {"plan": plan, "enforcement": "unenforced"})
+        facts |= {"intent": intent.seq}
+        try:
+            receipt = self.flags.apply(plan, now=self.clock(), ledger_head=intent.hash)
+        except FlagError as error:
+            self._record("outcome", facts | {"applied": False, "error": str(error)})
+            raise
+        split = self._sample(receipt)
+        self._record("outcome", facts | {"applied": True, "receipt": receipt, "sample": split})
+        check_split(receipt.after, split)
+        return receipt
+
+    def roll_back(self, experiment: Experiment, *, reason: str) -> Receipt:
+        """Close the gate now; needs no decision and no approval, but a reason."""
+        if not reason.strip():
+            raise SpecError("a roll back needs a reason, for those who read the ledger later. Write one sentence.")
+        state = self.flag(experiment)
+        closed = replace(state.exposure, enrolled=0.0, serve="", holdback=0.0)
+        return self.apply(plan_change("roll_back", experiment, state, closed, reason=reason, now=self.clock()))
+
+    def last_receipt(self, experiment: Experiment) -> Receipt:
+        """The receipt of the last change of the experiment's flag.
+
+        Raises
+        ------
+        FlagError
+            If the ledger knows none.
+        """
+        entries = [entry for entry in self.ledger.entries(experiment=experiment.name) if entry.body.get("receipt") and entry.body["environment"] == self.environment]
+        if not entries:
+            raise FlagError(f"the ledger knows no change of flag {experiment.flag!r} in {self.environment}; there is nothing to undo.")
+        return _recorded(Receipt, entries[-1].body["receipt"])
+
+    def restore(self, receipt: Receipt) -> Receipt:
+        """Return the flag to the state before a receipt, such as after a roll back that was a mistake.
+
+        Raises
+        ------
+        FlagError
+            If the receipt is not in the ledger, or the state before it was never known.
+        """
+        recorded = [entry for entry in self.ledger.entries(flag=receipt.ref.flag) if entry.body.get("receipt") == to_json(receipt)]
+        if not recorded or receipt.before is None:
+            raise FlagError(f"the ledger holds no receipt of {receipt.verb} for flag {receipt.ref.flag!r} at {receipt.applied_at.isoformat()} with a known state before it; only an audited state can be restored.")
+        experiment = self.experiment(str(recorded[-1].body["experiment"]))
+        exposure = receipt.before.exposure
+        return self.apply(plan_change("restore", experiment, self.flags.read(receipt.ref), exposure, reason=f"Back to the audited state: {exposure}.", now=self.clock()))
+
+    def kill(self, experiment: Experiment) -> Receipt:
+        """Close the gate and disable the flag, at once; needs no plan, no approval, no fresh data and no ledger."""
+        self._allow("kill")
+        now = self.clock()
+        receipt = self.flags.kill(self.ref(experiment), now=now)
+        facts = {"experiment": experiment.name, "flag": experiment.flag, "environment": self.environment, "actor": self.actor, "receipt": receipt}
+        try:
+            self._record("kill", facts)
+        except LedgerError:
+            self._spool.parent.mkdir(parents=True, exist_ok=True)
+            with self._spool.open("a", encoding="utf-8") as file:
+                file.write(canonical_json({"kind": "kill", "happened_at": now, "body": facts}) + "\n")
+        return receipt
+
+    # --- the parts ------------------------------------------------------------------------------
+
+    def _allow(self, act: str) -> None:
+        roles = self.config.environments[self.environment].roles
+        allowed = {who for role in ROLES[act] for who in roles.get(role, ())}
+        if roles and self.actor not in allowed and "*" not in allowed:
+            raise ApprovalError(f"{self.actor!r} may not {act} in {self.environment}; that needs one of the roles {', '.join(ROLES[act])}. Ask {', '.join(sorted(allowed)) or 'the owner of expnb.toml'}.")
+
+    def _check_plan(self, plan: RampPlan) -> None:
+        if plan.ref.environment != self.environment:
+            raise FlagError(f"the plan is for {plan.ref.environment}, the workspace is open in {self.environment}. Open it in that environment.")
+        if not plan.raises_treated:
+            return
+        if plan.verb != "restore":
+            self._check_evidence(plan)
+        needed, given = self.approvals_needed(plan), self.approvals(plan)
+        if len(set(given)) < needed:
+            raise ApprovalError(
+                f"{plan.after.treated:.4g} % treated in {self.environment} needs {needed} approval{'s' if needed > 1 else ''}, {len(set(given))} given. Nothing was pushed. Request it, and let somebody else approve: `expnb request {plan.experiment}`."
+            )
+
+    def _check_evidence(self, plan: RampPlan) -> None:
+        """More exposure needs a recorded decision, and no newer one that is worse."""
+        recorded = self.ledger.entries(kind="decision", experiment=plan.experiment)
+        planned = next((entry for entry in recorded if entry.body["evidence_hash"] == plan.evidence_hash), None)
+        if planned is None:
+            raise FlagError(f"the decision behind this plan for {plan.experiment!r} is not in the ledger. Nothing was pushed. Decide through the workspace: ws.decide(exp, posterior).")
+        newest = recorded[-1]
+        if PRECEDENCE.index(newest.body["action"]) < PRECEDENCE.index(planned.body["action"]):
+            decision = newest.body["decision"]
+            reasons = decision["reasons"] if isinstance(decision, dict) else []
+            raise PlanVoidError(plan.ref.flag, str(planned.body["action"]), str(newest.body["action"]), " ".join(map(str, reasons if isinstance(reasons, list) else [])))
+
+    def _resolve(self, ref: FlagRef) -> None:
+        """Close intents without an outcome, as a crash leaves them, by reading the flag; never by a second push."""
+        entries = self.ledger.entries(flag=ref.flag)
+        closed = {entry.body["intent"] for entry in entries if entry.kind == "outcome"}
+        for entry in entries:
+            if entry.kind == "intent" and entry.seq not in closed and entry.body["environment"] == ref.environment:
+                plan, state = _recorded(RampPlan, entry.body["plan"]), self.flags.read(ref)
+                applied = state.version != plan.base_version and state.exposure == plan.after
+                self._record("outcome", {"experiment": plan.experiment, "flag": ref.flag, "environment": ref.environment, "intent": entry.seq, "plan_id": plan.id, "applied": applied, "resolved_by_reading": state})
+
+    def _sample(self, receipt: Receipt) -> dict[str, int]:
+        """How sample units are served after a push; recorded with the outcome."""
+        served = self.flags.evaluate(receipt.ref, [f"expnb-sample-{number}" for number in range(SAMPLE_UNITS)])
+        return {name: served.count(name) for name in sorted(set(served))}
+
+    def _registration(self, experiment: Experiment, posterior: Posterior) -> str:
+        entry = self._last("registered", experiment.name)
+        if entry is None:
+            return "The specification is not registered: nothing shows that it was agreed before the data."
+        if entry.body["spec_hash"] != experiment.spec_hash:
+            return f"The specification changed after it was registered on {entry.happened_at:%Y-%m-%d}."
+        late = posterior.first_day is not None and entry.happened_at.date() > posterior.first_day
+        return f"Registered on {entry.happened_at:%Y-%m-%d}, {'after' if late else 'before'} the first exposure."
+
+    def _last(self, kind: EntryKind, experiment: str) -> Entry | None:
+        entries = self.ledger.entries(kind=kind, experiment=experiment)
+        return entries[-1] if entries else None
+
+    def _record(self, kind: EntryKind, body: Mapping[str, object]) -> Entry:
+        now = self.clock()
+        self._flush_spool(now)
+        return self.ledger.append(kind, body, happened_at=now, recorded_at=now)
+
+    @property
+    def _spool(self) -> Path:
+        """Kills that could not be recorded when they happened."""
+        return self.root / ".expnb" / "unrecorded.jsonl"
+
+    def _flush_spool(self, now: datetime) -> None:
+        if not self._spool.is_file():
+            return
+        for line in self._spool.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            self.ledger.append(entry["kind"], entry["body"], happened_at=datetime.fromisoformat(entry["happened_at"]), recorded_at=now)
+        self._spool.unlink()
+
+    def _write(self, decision: Decision) -> None:
+        """What a reviewer reads in git, instead of notebook JSON."""
+        folder = self.root / "decisions" / decision.experiment
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = folder / f"{decision.decided_at:%Y-%m-%d}"
+        stem.with_suffix(".json").write_text(json.dumps(to_json(decision), indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        stem.with_suffix(".md").write_text(decision.markdown(), encoding="utf-8")
+
+
+def check_split(state: FlagState, served: Mapping[str, int]) -> None:
+    """Raise `PushUncertainError` when sample units are not served as the state promises.
+
+    Parameters
+    ----------
+    served : mapping of str to int
+        Sample units by what they got; ``"off"`` is outside the gate.
+    """
+    total = sum(served.values())
+    for name, share in expected_shares(state).items():
+        slack = SPLIT_SD * math.sqrt(total * share * (1 - share))
+        if abs(served.get(name, 0) - total * share) > slack:
+            raise PushUncertainError(
+                f"flag {state.ref.flag!r} says {state.exposure}, but {served.get(name, 0)} of {total} sample units get {name!r} where {total * share:.0f} were expected. The push is recorded; look at the flag before anything else moves."
+            )
+
+
+def expected_shares(state: FlagState) -> dict[str, float]:
+    """Share of eligible units per answer of a flag, 0 to 1; ``"off"`` is outside the gate."""
+    exposure = state.exposure
+    names = [*exposure.weights, "off"]
+    if exposure.serve:
+        held = exposure.holdback / 100 if exposure.serve != exposure.control else 0.0
+        return {name: (1 - held if name == exposure.serve else held if name == exposure.control else 0.0) for name in names}
+    total = sum(exposure.weights.values())
+    inside = exposure.enrolled / 100
+    return {name: inside * exposure.weights[name] / total if name in exposure.weights else 1 - inside for name in names}
+
+
+def _recorded(shape: type[T], body: Json) -> T:
+    """A plan or a receipt as it was recorded."""
+    from pydantic import TypeAdapter  # noqa: PLC0415 - 0.1 s that only recorded values need
+
+    return TypeAdapter(shape).validate_python(body)

@@ -1,0 +1,90 @@
+"""The command line: the exit code is the verdict, an error is one sentence."""
+
+import json
+
+import pytest
+
+from expnb.cli import main
+
+
+@pytest.fixture
+def run(demo, capsys, monkeypatch):
+    """Run a command in the demo workspace; exit code, output, errors."""
+    monkeypatch.chdir(demo.root)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as done:
+            main(arguments)
+        out, err = capsys.readouterr()
+        return done.value.code, out, err
+
+    return call
+
+
+def test_decide_exits_with_the_verdict(run):
+    code, out, _ = run("decide", "gate_position")
+    assert code == 20
+    assert out.startswith("gate_position: Roll back: enrolled 50 %, treated 25 % -> enrolled 0 %, treated 0 %")
+    code, out, _ = run("decide", "email_campaign", "--json")
+    assert code == 0
+    assert json.loads(out)["action"] == "ramp_up"
+
+
+@pytest.mark.parametrize(("to", "code"), [("50", 0), ("100", 10), ("5", 0)])
+def test_gate_allows_a_rung_or_not(run, to, code):
+    assert run("gate", "email_campaign", "--to", to)[0] == code
+
+
+def test_gate_refuses_what_is_no_rung(run):
+    code, _, err = run("gate", "email_campaign", "--to", "30")
+    assert (code, err) == (2, "expnb: enrolled is 30 %; the ladder of this experiment has the rungs 1, 5, 25, 50, 100. Choose one of them, or 0.\n")
+
+
+def test_request_approve_apply_restore(run):
+    assert run("request", "email_campaign", "--as", "ana")[0] == 0
+    code, _, err = run("approve", "email_campaign", "--as", "ana")
+    assert code == 1
+    assert "somebody else has to approve it" in err
+    assert run("approve", "email_campaign", "--as", "ben")[0] == 0
+    code, out, _ = run("apply", "email_campaign", "--as", "ana")
+    assert code == 0
+    assert "enrolled 50 %" in out
+    assert "enrolled 25 %" in run("restore", "email_campaign")[1]
+
+
+def test_rollback_kill_and_ledger(run):
+    assert run("rollback", "email_campaign", "--reason", "a complaint")[0] == 0
+    code, out, _ = run("kill", "email_campaign")
+    assert (code, "disabled" in out) == (0, True)
+    code, out, _ = run("ledger", "verify")
+    assert code == 0
+    head = out.split()[-1]
+    assert run("ledger", "verify", "--against", head)[0] == 0
+    code, _, err = run("ledger", "verify", "--against", "0" * 63 + "1")
+    assert code == 1
+    assert "rewritten" in err
+    assert [entry["kind"] for entry in json.loads(run("ledger", "list", "--json")[1])][-1] == "kill"
+
+
+def test_flags_shows_every_experiment(run):
+    code, out, _ = run("flags")
+    assert code == 0
+    assert "gate_position: gate-position in production enrolled 50 %, treated 25 %" in out
+
+
+def test_check_reads_the_policy_aloud(run):
+    code, out, _ = run("check", "email_campaign")
+    assert code == 0
+    assert "From 100 percent on, and after 7 days, the treatment ships" in out
+
+
+def test_an_unknown_name_is_one_sentence_and_exit_code_2(run):
+    code, out, err = run("decide", "gate_positon")
+    assert (code, out) == (2, "")
+    assert err == "expnb: no experiment is called 'gate_positon'. Did you mean 'gate_position'?\n"
+
+
+def test_version(run):
+    from expnb import __version__
+
+    assert run("--version") == (0, f"{__version__}\n", "")

@@ -1,0 +1,204 @@
+"""Cohorts: any source gives the same cells, and bad data one clear sentence."""
+
+from dataclasses import replace
+
+import duckdb
+import ibis
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+import expnb as xb
+from expnb import errors
+
+SOURCES = {
+    "pandas": lambda frame, folder: frame,
+    "polars": lambda frame, folder: pl.from_pandas(frame),
+    "polars lazy": lambda frame, folder: pl.from_pandas(frame).lazy(),
+    "arrow": lambda frame, folder: pa.Table.from_pandas(frame),
+    "duckdb": lambda frame, folder: duckdb.connect().from_arrow(pa.Table.from_pandas(frame)),
+    "ibis": lambda frame, folder: ibis.memtable(frame),
+    "parquet": lambda frame, folder: _written(frame, folder / "cohort.parquet"),
+    "csv": lambda frame, folder: _written(frame, folder / "cohort.csv"),
+    "glob": lambda frame, folder: _split(frame, folder),
+}
+
+
+def _written(frame, path):
+    frame.to_parquet(path) if path.suffix == ".parquet" else frame.to_csv(path, index=False)
+    return path
+
+
+def _split(frame, folder):
+    for number, part in enumerate((frame.iloc[::2], frame.iloc[1::2])):
+        part.to_parquet(folder / f"day-{number}.parquet")
+    return str(folder / "day-*.parquet")
+
+
+@pytest.fixture(scope="module")
+def fingerprint(players):
+    """Of the Cookie Cats statistics, by hand: units, players retained on day 7 and on day 1."""
+    table = players.groupby("version")[["retention_7", "retention_1"]].agg(["size", "sum"])
+    return {name: row.tolist() for name, row in table.iterrows()}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_source_gives_the_same_numbers(source, players, gate_position, fingerprint, tmp_path):
+    cells = xb.load_cohort(gate_position, SOURCES[source](players, tmp_path)).cells
+    for name, (n, seventh, _, first) in fingerprint.items():
+        assert cells.count(name) == n
+        assert cells.moments("retention_7", name).mean * n == pytest.approx(seventh, abs=1e-9)
+        assert cells.moments("retention_1", name).mean * n == pytest.approx(first, abs=1e-9)
+
+
+def test_the_fingerprint_does_not_depend_on_source_or_row_order(players, gate_position):
+    first = xb.load_cohort(gate_position, players).cells.fingerprint
+    shuffled = players.sample(frac=1, random_state=1)
+    assert xb.load_cohort(gate_position, pl.from_pandas(shuffled)).cells.fingerprint == first
+
+
+def test_one_changed_row_changes_the_fingerprint(players, gate_position):
+    changed = players.copy()
+    changed.loc[0, "retention_7"] = 1
+    assert xb.load_cohort(gate_position, players).cells.fingerprint != xb.load_cohort(gate_position, changed).cells.fingerprint
+
+
+def test_a_cohort_says_at_once_that_its_arms_are_uneven(players, gate_position):
+    cohort = xb.load_cohort(gate_position, players)
+    assert [check.name for check in cohort.checks if check.outcome == "warn"] == ["sample_ratio"]
+    assert "p = 0.0086" in repr(cohort)
+    assert "p = 0.0086" in cohort._repr_html_()
+
+
+BAD = {
+    "missing column": (lambda f: f.drop(columns="retention_7"), errors.ColumnNotFoundError, "cohort has no column 'retention_7'; it has ['userid', 'version', 'retention_1']. Did you mean 'retention_1'?"),
+    "empty": (lambda f: f.head(0), errors.EmptyCohortError, "has no rows"),
+    "one arm": (lambda f: f.assign(version="gate_30"), errors.ArmsError, "column 'version' holds only ['gate_30']; the experiment also has ['gate_40']"),
+    "unknown arm": (lambda f: f.assign(version=f.version.replace("gate_40", "gate_4O")), errors.ArmsError, "holds the arm 'gate_4O', which the experiment does not name; its arms are ['gate_30', 'gate_40']. Did you mean 'gate_40'?"),
+    "null arms": (lambda f: f.assign(version=f.version.where(f.index > 6)), errors.NullArmError, "7 rows have no value in the arm column 'version'"),
+    "text metric": (lambda f: f.assign(retention_7=f.retention_7.map({0: "no", 1: "yes"})), errors.MetricValuesError, "metric 'retention_7': column 'retention_7' holds string, not numbers"),
+    "all null metric": (lambda f: f.assign(retention_7=np.nan), errors.MetricValuesError, "has no usable value in any row"),
+    "not 0 or 1": (lambda f: f.assign(retention_7=f.retention_7.where(f.index > 2, 2)), errors.MetricValuesError, "3 values of column 'retention_7' are neither 0 nor 1 (they lie between 0 and 2)"),
+    "float units": (lambda f: f.assign(userid=f.userid.astype(float)), errors.UnitError, "unit column 'userid' holds decimal numbers (float64)"),
+    "null units": (lambda f: f.assign(userid=f.userid.astype(str).where(f.index > 3)), errors.UnitError, "4 rows have no value in the unit column 'userid'"),
+    "duplicates": (lambda f: pd.concat([f, f.head(3)]), errors.UnitError, "3 units of column 'userid' occur more than once (90,192 rows, 90,189 units)"),
+    "crossed units": (lambda f: pd.concat([f, f.head(2).assign(version="gate_40")]), errors.UnitError, "2 units of column 'userid' occur more than once, 2 of them in two arms"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_data_is_one_sentence_before_any_effect(case, players, gate_position):
+    spoil, error, sentence = BAD[case]
+    with pytest.raises(error) as caught:
+        xb.load_cohort(gate_position, spoil(players))
+    assert sentence in str(caught.value)
+
+
+def test_no_error_shows_a_unit_id(players, gate_position):
+    named = players.assign(userid="player-" + players.userid.astype(str))
+    with pytest.raises(errors.UnitError) as caught:
+        xb.load_cohort(gate_position, pd.concat([named, named.head(3)]))
+    assert "player-" not in str(caught.value)
+
+
+def test_a_missing_file_offers_the_nearest_name(tmp_path, players, gate_position):
+    players.to_parquet(tmp_path / "cohort.parquet")
+    with pytest.raises(FileNotFoundError, match=r"Did you mean 'cohort.parquet'\?"):
+        xb.load_cohort(gate_position, tmp_path / "cohrt.parquet")
+
+
+def test_an_unknown_kind_of_source_lists_the_known_ones(gate_position, tmp_path):
+    with pytest.raises(TypeError, match=r"cannot be made from a builtins\.int; pass a parquet or CSV path"):
+        xb.load_cohort(gate_position, 3)
+    (tmp_path / "cohort.xlsx").touch()
+    with pytest.raises(errors.SourceError, match=r"ends in '\.xlsx'; known are \.parquet"):
+        xb.load_cohort(gate_position, tmp_path / "cohort.xlsx")
+
+
+@pytest.fixture
+def spend_experiment(gate_position):
+    """With money as an information metric, so that means and outliers show."""
+    return replace(gate_position, metrics=(*gate_position.metrics, xb.Metric(name="spend", kind="mean", unit="USD")))
+
+
+def spend(players, values):
+    return players.assign(spend=np.resize(np.asarray(values, dtype=float), len(players)))
+
+
+def test_nan_infinity_and_nothing_are_left_out_and_counted(players, spend_experiment):
+    frame = pa.Table.from_pandas(spend(players, [1.0, 2.0]).assign(spend=lambda f: f.spend.where(f.index > 5)))
+    column = frame.column("spend").to_pylist()
+    column[6:10] = [float("nan"), float("nan"), float("inf"), float("-inf")]
+    frame = frame.set_column(frame.schema.get_field_index("spend"), "spend", pa.array(column, pa.float64()))
+    cohort = xb.load_cohort(spend_experiment, frame)
+    assert any("6 empty and 2 NaN and 2 infinite of 90,189 values were left out" in check.sentence for check in cohort.checks)
+    assert cohort.cells.moments("spend", "gate_40").high == 2.0
+
+
+@pytest.mark.parametrize("base", [0.0, 1e6, 1e9])
+def test_variance_keeps_its_digits_on_a_large_base(base, players, spend_experiment):
+    values = base + np.random.default_rng(5).normal(0, 1, len(players))
+    frame = spend(players, values)
+    found = xb.load_cohort(spend_experiment, frame).cells.moments("spend", "gate_30")
+    wanted = frame.spend[frame.version == "gate_30"]
+    assert found.mean == pytest.approx(wanted.mean(), rel=1e-12, abs=1e-12)
+    assert found.variance == pytest.approx((wanted - base).var(), rel=1e-9)
+
+
+def test_a_pilot_that_misses_the_mean_is_done_again(players, spend_experiment):
+    values = np.where(np.arange(len(players)) < 1000, 0.0, 1e9 + np.arange(len(players)) % 7)
+    frame = spend(players, values)
+    wanted = frame.spend[frame.version == "gate_40"]
+    found = xb.load_cohort(spend_experiment, frame).cells.moments("spend", "gate_40")
+    assert found.variance == pytest.approx((wanted - 1e9).var(), rel=1e-6)
+
+
+def test_small_whole_numbers_do_not_overflow(players, spend_experiment):
+    frame = players.assign(spend=pd.Series(np.full(len(players), 100), dtype="int8"))
+    assert xb.load_cohort(spend_experiment, frame).cells.moments("spend", "gate_30").mean == 100
+
+
+def test_days_come_from_the_first_exposure(players, gate_position):
+    days = pd.Timestamp("2017-02-01") + pd.to_timedelta(players.index % 14, unit="D")
+    experiment = replace(gate_position, exposed_at="seen", start=None, end=None)
+    cells = xb.load_cohort(experiment, players.assign(seen=days)).cells
+    assert (str(cells.first_day), str(cells.last_day)) == ("2017-02-01", "2017-02-14")
+    assert cells.n.size == 28
+    assert cells.moments("retention_7", "gate_30").n == 44_700
+
+
+def test_times_with_a_zone_become_days_of_the_workspace(players, gate_position):
+    seen = pd.Series(pd.Timestamp("2017-02-01 23:30", tz="UTC"), index=players.index)
+    experiment = replace(gate_position, exposed_at="seen", start=None, end=None, timezone="Asia/Tokyo")
+    assert str(xb.load_cohort(experiment, players.assign(seen=seen)).cells.first_day) == "2017-02-02"
+
+
+def test_text_is_no_exposure_time(players, gate_position):
+    experiment = replace(gate_position, exposed_at="version", start=None, end=None)
+    with pytest.raises(errors.CohortError, match="column 'version' holds string, not times"):
+        xb.load_cohort(experiment, players)
+
+
+def test_segments_add_up_to_all_units(players, gate_position):
+    platform = np.where(players.index % 3, "ios", "android")
+    experiment = replace(gate_position, segments=("platform",))
+    cells = xb.load_cohort(experiment, players.assign(platform=platform)).cells
+    parts = [cells.moments("retention_7", "gate_40", cells.segments["platform"] == name) for name in cells.segment_values("platform")]
+    assert cells.segment_values("platform") == ["android", "ios"]
+    assert (parts[0] + parts[1]).mean == pytest.approx(cells.moments("retention_7", "gate_40").mean)
+
+
+def test_rows_can_be_units(players, gate_position):
+    experiment = replace(gate_position, unit="row")
+    doubled = pd.concat([players, players])
+    assert xb.load_cohort(experiment, doubled).cells.units == 2 * 90_189
+
+
+def test_the_player_with_49854_rounds_is_reported(real_data, gate_position):
+    rounds = xb.Metric(name="game_rounds", kind="mean", column="sum_gamerounds", unit="rounds")
+    experiment = replace(gate_position, metrics=(*gate_position.metrics, rounds))
+    cohort = xb.load_cohort(experiment, real_data / "cookie_cats" / "cookie_cats.parquet")
+    (found,) = [check for check in cohort.checks if check.name == "outlier:game_rounds"]
+    assert "one unit has 49,854" in found.sentence

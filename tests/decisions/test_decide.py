@@ -1,0 +1,215 @@
+"""Decisions: three outcomes, one precedence, every reason a sentence with numbers."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import expnb as xb
+from expnb.errors import SpecError
+from expnb.stats.checks import spend
+
+NOTHING = {"p_improvement": None, "p_above_rope": None, "p_harm": None, "p_rope": None, "p_harm_flat": None, "expected_loss_rel": None, "expected_loss_abs": None, "p_best": None, "note": "no posterior"}
+
+
+def test_good_news_below_the_last_rung_ramps_up_one_rung(ask):
+    decision = ask(enrolled=25)
+    assert decision.action == "ramp_up"
+    assert decision.to.enrolled == 50
+    assert decision.exit_code == 0
+
+
+def test_good_news_at_the_last_rung_ships_the_treatment(ask):
+    decision = ask(enrolled=100)
+    assert (decision.action, decision.to.serve, decision.to.enrolled) == ("ship", "gate_40", 100)
+
+
+def test_shipping_keeps_the_holdback_of_the_policy(ask, gate_position):
+    experiment = replace(gate_position, policy=replace(gate_position.policy, holdback=5))
+    assert ask(enrolled=100, experiment=experiment).to.holdback == 5
+
+
+@pytest.mark.parametrize("broken", ["goal", "guardrail"])
+def test_harm_on_goal_or_guardrail_closes_the_gate(ask, goal, guardrail, broken):
+    harmed = {"goal": goal, "guardrail": guardrail}[broken]
+    decision = ask(**{broken: replace(harmed, p_harm_flat=0.9999, p_harm=0.4)})
+    assert (decision.action, decision.to.enrolled, decision.exit_code) == ("roll_back", 0, 20)
+    assert "is harmed" in decision.reasons[0]
+
+
+def test_harm_needs_no_clean_sample_ratio_no_units_and_no_other_metric(ask, goal, guardrail):
+    decision = ask(goal=replace(goal, **NOTHING), guardrail=replace(guardrail, p_harm_flat=0.9999), counts={"gate_30": 900, "gate_40": 100})
+    assert decision.action == "roll_back"
+
+
+def test_harm_after_shipping_undoes_the_shipping(ask, goal):
+    decision = ask(enrolled=100, serve="gate_40", goal=replace(goal, p_harm_flat=0.9999))
+    assert (decision.action, decision.to.serve, decision.to.enrolled) == ("roll_back", "", 0)
+
+
+@pytest.mark.parametrize("look", [1, 2, 10])
+def test_the_harm_bound_is_the_level_spent_at_this_look(ask, goal, look):
+    level = spend(0.01, look)
+    assert ask(goal=replace(goal, p_harm_flat=1 - 0.99 * level), looks=look).action == "roll_back"
+    assert ask(goal=replace(goal, p_harm_flat=1 - 1.01 * level), looks=look).action != "roll_back"
+
+
+@pytest.mark.parametrize("unknown", ["goal", "guardrail"])
+def test_an_unknown_rule_holds_and_never_passes(ask, goal, guardrail, unknown):
+    effect = {"goal": goal, "guardrail": guardrail}[unknown]
+    decision = ask(**{unknown: replace(effect, **NOTHING)})
+    assert (decision.action, decision.exit_code) == ("hold", 10)
+    assert decision.to == decision.flag.exposure
+    assert any("cannot be judged (no posterior)" in reason for reason in decision.reasons)
+
+
+def test_a_sample_ratio_mismatch_blocks_the_way_up(ask):
+    decision = ask(counts={"gate_30": 45_000, "gate_40": 42_000})
+    assert decision.action == "hold"
+    assert "do not have the promised sizes" in decision.reasons[0]
+
+
+def test_a_sample_ratio_of_0_009_warns_and_does_not_block(ask):
+    decision = ask(counts={"gate_30": 44_700, "gate_40": 45_489})
+    assert decision.action == "ramp_up"
+    assert any("p = 0.0086" in note for note in decision.notes)
+
+
+def test_the_sample_ratio_uses_the_weights_that_the_flag_really_had(ask, gate_position, goal, guardrail, posterior_of, flag_at):
+    counts = {"gate_30": 90_000, "gate_40": 10_000}
+    flag = flag_at(25)
+    uneven = replace(flag, exposure=replace(flag.exposure, weights={"gate_30": 90, "gate_40": 10}))
+    now = datetime(2017, 2, 20).astimezone()
+    assert xb.decide(gate_position, posterior_of(goal, guardrail, counts=counts), flag=uneven, looks=1, now=now).action == "ramp_up"
+
+
+def test_too_few_units_hold(ask):
+    decision = ask(counts={"gate_30": 998, "gate_40": 999})
+    assert decision.action == "hold"
+    assert "gate_30, has 998 units (1,000 needed)" in decision.reasons[0]
+
+
+def test_a_guardrail_passes_below_learn_at_unless_harm_is_likelier_than_not(ask, guardrail):
+    assert ask(guardrail=replace(guardrail, p_harm=0.5)).action == "ramp_up"
+    assert ask(guardrail=replace(guardrail, p_harm=0.51)).action == "hold"
+
+
+def test_a_guardrail_from_learn_at_on_needs_95_percent_with_and_without_the_prior(ask, guardrail):
+    assert ask(enrolled=100, guardrail=replace(guardrail, p_harm=0.05, p_harm_flat=0.05)).action == "ship"
+    assert ask(enrolled=100, guardrail=replace(guardrail, p_harm=0.06, p_harm_flat=0.01)).action == "hold"
+    assert ask(enrolled=100, guardrail=replace(guardrail, p_harm=0.01, p_harm_flat=0.06)).action == "hold"
+
+
+def test_expected_loss_alone_never_ships(ask, goal):
+    assert ask(enrolled=100, goal=replace(goal, p_above_rope=0.5, expected_loss_rel=0.0)).action == "hold"
+
+
+def test_a_large_expected_loss_stops_shipping(ask, goal):
+    assert ask(enrolled=100, goal=replace(goal, expected_loss_rel=0.0011)).action == "hold"
+
+
+def test_no_difference_that_matters_serves_control(ask, goal):
+    decision = ask(enrolled=100, goal=replace(goal, p_rope=0.96, p_above_rope=0.03))
+    assert (decision.action, decision.to.serve, decision.exit_code) == ("conclude_flat", "gate_30", 30)
+    assert decision.to.treated == 0
+
+
+def test_a_verdict_on_the_goal_waits_for_the_days_of_the_policy(ask, gate_position):
+    early = replace(gate_position, policy=replace(gate_position.policy, min_days=15))
+    decision = ask(enrolled=100, experiment=early)
+    assert decision.action == "hold"
+    assert any("14 days of data are in (15 needed" in reason for reason in decision.reasons)
+
+
+def test_days_in_the_future_do_not_count(ask, gate_position):
+    decision = ask(enrolled=100, now=datetime(2017, 2, 3, 12).astimezone())
+    assert any(rule.name == "min_days" and rule.value == 3 for rule in decision.rules)
+    assert decision.action == "hold"
+
+
+def test_without_days_asked_for_time_rules_are_not_applicable(gate_position, goal, guardrail, posterior_of, flag_at):
+    experiment = replace(gate_position, start=None, end=None, policy=replace(gate_position.policy, min_days=0))
+    posterior = replace(posterior_of(goal, guardrail), first_day=None, last_day=None)
+    decision = xb.decide(experiment, posterior, flag=flag_at(100), looks=1, now=datetime(2017, 2, 20).astimezone())
+    assert decision.action == "ship"
+    assert any("not applicable" in rule.sentence for rule in decision.rules)
+
+
+def test_non_inferiority_ships_what_is_no_worse_than_the_margin(ask, gate_position, goal):
+    experiment = replace(gate_position, policy=replace(gate_position.policy, aim="non_inferiority"))
+    no_better = replace(goal, p_above_rope=0.01, p_improvement=0.4)
+    assert ask(enrolled=100, experiment=experiment, goal=replace(no_better, p_harm_flat=0.024)).action == "ship"
+    assert ask(enrolled=100, experiment=experiment, goal=replace(no_better, p_harm_flat=0.026)).action == "hold"
+
+
+def test_a_long_hold_proposes_one_rung_down(ask, guardrail):
+    stuck = replace(guardrail, p_harm=0.6)
+    decision = ask(enrolled=25, guardrail=stuck, changed=timedelta(days=15))
+    assert (decision.action, decision.to.enrolled) == ("hold", 5)
+    assert ask(enrolled=25, guardrail=stuck, changed=timedelta(days=13)).to.enrolled == 25
+
+
+def test_a_killed_flag_holds_until_it_is_restored(ask):
+    decision = ask(enrolled=0, enabled=False)
+    assert decision.action == "hold"
+    assert "was killed; restore it" in decision.reasons[0]
+
+
+def test_a_shipped_flag_stays_shipped(ask):
+    decision = ask(enrolled=100, serve="gate_40")
+    assert decision.action == "hold"
+    assert decision.to == decision.flag.exposure
+
+
+def test_the_same_inputs_give_the_same_decision_and_evidence(ask):
+    assert ask() == ask()
+    assert ask().evidence_hash == ask().evidence_hash
+    assert ask(looks=2).evidence_hash != ask(looks=1).evidence_hash
+
+
+PROBABILITY = st.one_of(st.none(), st.floats(0, 1))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
+@given(data=st.data())
+def test_no_posterior_whatever_raises_exposure_past_harm_unknowns_or_one_rung(ask, goal, guardrail, data):
+    names = ("p_improvement", "p_above_rope", "p_harm", "p_rope", "p_harm_flat", "expected_loss_rel", "p_best")
+    drawn = {role: {name: data.draw(PROBABILITY) for name in names} for role in ("goal", "guardrail")}
+    enrolled = data.draw(st.sampled_from([0, 1, 5, 25, 50, 100]))
+    decision = ask(enrolled=enrolled, goal=replace(goal, **drawn["goal"]), guardrail=replace(guardrail, **drawn["guardrail"]))
+    if decision.to.treated > decision.flag.exposure.treated:
+        assert all(rule.outcome == "met" for rule in decision.rules if rule.name in {"harm", "guardrail", "sample_ratio", "min_units"})
+        assert decision.to.enrolled == decision.flag.exposure.enrolled or decision.to.enrolled == {0: 1, 1: 5, 5: 25, 25: 50, 50: 100}[enrolled]
+    assert 0 <= decision.to.enrolled <= 100
+    assert decision.reasons
+
+
+def test_what_does_not_belong_together_is_refused(ask, gate_position, goal, guardrail, posterior_of, flag_at):
+    now = datetime(2017, 2, 20).astimezone()
+    posterior = posterior_of(goal, guardrail)
+    with pytest.raises(SpecError, match="the posterior belongs to 'other'"):
+        xb.decide(gate_position, replace(posterior, experiment="other"), flag=flag_at(5), looks=1, now=now)
+    with pytest.raises(SpecError, match="looks is 0"):
+        xb.decide(gate_position, posterior, flag=flag_at(5), looks=0, now=now)
+    with pytest.raises(SpecError, match="now has no time zone"):
+        xb.decide(gate_position, posterior, flag=flag_at(5), looks=1, now=datetime(2017, 2, 20))
+    other = replace(gate_position, weights={"gate_30": 50, "gate_50": 50})
+    with pytest.raises(SpecError, match="has the arms"):
+        xb.decide(other, posterior, flag=flag_at(5), looks=1, now=now)
+
+
+def test_names_are_escaped_in_html(ask, goal, gate_position, guardrail):
+    nasty = "<b>'\"retention\"&"
+    metrics = tuple(replace(m, name=nasty) if m.role == "goal" else m for m in gate_position.metrics)
+    page = ask(goal=replace(goal, metric=nasty), experiment=replace(gate_position, metrics=metrics))._repr_html_()
+    assert "<b>" not in page
+    assert "&lt;b&gt;" in page
+
+
+def test_the_page_for_reviewers_has_every_rule(ask):
+    decision = ask()
+    page = decision.markdown()
+    assert all(rule.sentence in page for rule in decision.rules)
+    assert decision.evidence_hash in page

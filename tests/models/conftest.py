@@ -1,0 +1,58 @@
+"""Experiments and cells made by hand: counts are all that a model sees."""
+
+import numpy as np
+import pytest
+
+from expnb.spec.experiment import Experiment
+from expnb.spec.metric import Metric
+from expnb.spec.policy import Policy
+from expnb.stats.cells import Cells, MetricCells
+
+GOAL = Metric(name="retention_7", kind="conversion", role="goal", rope=0.005)
+
+
+@pytest.fixture(scope="session")
+def experiment_of():
+    def make(*arms, metrics=(GOAL,)):
+        return Experiment(
+            name="gate_position",
+            hypothesis="Moving the first gate raises 7-day retention.",
+            owner="games-growth",
+            flag="gate-position",
+            unit="row",
+            variant="version",
+            control=arms[0],
+            weights=dict.fromkeys(arms, 1.0),
+            metrics=metrics,
+            policy=Policy(min_days=0),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cells_of():
+    def make(counts, metrics=("retention_7",)):
+        """`counts`: arm -> (units, conversions)."""
+        n, k = (np.array(column, dtype=np.int64) for column in zip(*counts.values(), strict=True))
+        none = np.zeros_like(n)
+        column = MetricCells(0.0, n, none, none, none, k.astype(float), k.astype(float), none.astype(float), none + 1.0)
+        return Cells(np.array(list(counts)), {}, np.full(n.size, np.datetime64("NaT", "D")), n, dict.fromkeys(metrics, column), (), "by hand")
+
+    return make
+
+
+# Cookie Cats, Kaggle "Mobile Games A/B Testing": players by gate, and those who came back on day 7.
+COOKIE_CATS = {"gate_30": (44_700, 8_502), "gate_40": (45_489, 8_279)}
+
+
+@pytest.fixture(scope="session")
+def cookie_cats(experiment_of, cells_of):
+    return experiment_of(*COOKIE_CATS), cells_of(COOKIE_CATS)
+
+
+@pytest.fixture(scope="session")
+def three_arms(experiment_of, cells_of):
+    """Few units and a strong prior: what another treatment says about control would show."""
+    counts = {"control": (1_500, 210), "a": (1_500, 216), "b": (1_500, 262)}
+    return experiment_of(*counts), cells_of(counts)

@@ -1,0 +1,142 @@
+"""Experiment files: what is read, and one clear sentence for what is not."""
+
+import pytest
+
+import expnb as xb
+from expnb import errors
+from expnb.spec.read import read_catalogue, read_experiment
+
+
+CATALOGUE = """
+schema = 1
+[[metrics]]
+name = "retention_7"
+kind = "conversion"
+owner = "games"
+version = "3"
+column = "retained"
+[[metrics]]
+name = "crash_rate"
+kind = "mean"
+direction = "decrease"
+owner = "platform"
+version = "1"
+margin = 0.05
+"""
+
+MISTAKES = [
+    ("rope = 0.005", "rop = 0.005", errors.UnknownKeyError, "unknown key 'rop' in [metrics] 'retention_7'. Did you mean 'rope'?"),
+    ("owner =", "ownr =", errors.UnknownKeyError, "unknown key 'ownr' in [experiment]. Did you mean 'owner'?"),
+    ("[policy]", "[polcy]", errors.UnknownKeyError, "unknown key 'polcy' in the file. Did you mean 'policy'?"),
+    ("[policy]", "[policy]\nship = { p_above_rop = 0.9 }", errors.UnknownKeyError, "unknown key 'p_above_rop' in [policy.ship]"),
+    ('owner = "games-growth"\n', "", errors.MissingKeyError, "[experiment] has no 'owner', which is required."),
+    ('kind = "conversion"', 'kind = "binary"', errors.SpecFileError, "'kind' in [metrics.0] is 'binary'; it should be 'conversion' or 'mean'"),
+    ("gate_30 = 50", "gate_30 = 'half'", errors.SpecFileError, "is 'half'; it should be a valid number"),
+    ("gate_30 = 50, gate_40 = 50", "gate_30 = 50", errors.SpecFileError, "a comparison needs at least two arms"),
+    ("gate_30 = 50", "gate_30 = 0", errors.SpecFileError, "weight of 'gate_30' is 0.0; it must be above 0"),
+    ('control = "gate_30"', 'control = "gate_20"', errors.SpecFileError, "control is 'gate_20', which is no arm"),
+    ('control = "gate_30"\nweights = { gate_30 = 50', 'control = "off"\nweights = { off = 50', errors.SpecFileError, "an arm is called 'off'"),
+    ("margin = 0.02", "", errors.SpecFileError, "guardrail 'retention_1' has no margin"),
+    ("margin = 0.02", "margin = -0.02", errors.SpecFileError, "margin is -0.02; it is a distance and cannot be negative"),
+    ("rope = 0.005", "rope = 5", errors.SpecFileError, "rope is 5.0, which means 500%"),
+    ("rope = 0.005", "", errors.SpecFileError, "goal 'retention_7' has no rope"),
+    ('role = "goal"', 'role = "info"', errors.SpecFileError, "the goals are []; exactly one metric"),
+    ('role = "guardrail"', 'role = "goal"\nrope = 0.1', errors.SpecFileError, "the goals are ['retention_7', 'retention_1']"),
+    ("end = 2017-02-14", "end = 2016-02-14", errors.SpecFileError, "start 2017-02-01 lies after end 2016-02-14"),
+    ("end = 2017-02-14\n", "", errors.SpecFileError, "start and end come together"),
+    ("start = 2017-02-01\nend = 2017-02-14\n", "", errors.SpecFileError, "neither exposed_at nor start and end"),
+    ("ladder = [1, 5", "ladder = [5, 1", errors.SpecFileError, "rungs rise from above 0 to 100"),
+    ("ladder = [1,", "ladder = [-1,", errors.SpecFileError, "enrolled is -1 %; a percentage lies between 0 and 100"),
+    ("50, 100]", "50, 101]", errors.SpecFileError, "enrolled is 101 %; a percentage lies between 0 and 100"),
+    ("learn_at = 100", "learn_at = 30", errors.SpecFileError, "learn_at is 30, which is no rung of the ladder 1, 5, 25, 50, 100"),
+    ("[policy]", "[policy]\nharm_alpha = 5", errors.SpecFileError, "harm_alpha is 5.0; a probability threshold lies between 0 and 1"),
+    ("min_days = 7", "min_days = -7", errors.SpecFileError, "min_days is -7; it cannot be negative"),
+    ("schema = 1", "schema = 9", errors.SpecFileError, "schema is 9; this version of expnb reads schema 1"),
+    ("[experiment]", "[experiment", errors.SpecFileError, "no valid TOML"),
+    ("[policy]", "[prior]\nscale = -1\n[policy]", errors.SpecFileError, "prior scale is -1.0; it must be above 0"),
+    ("[policy]", "[traffic]\nunits_per_day = 0\n[policy]", errors.SpecFileError, "units_per_day is 0.0; it must be above 0"),
+]
+
+
+@pytest.mark.parametrize(("found", "written", "error", "sentence"), MISTAKES, ids=[mistake[3][:60] for mistake in MISTAKES])
+def test_a_mistake_is_one_sentence_with_file_key_and_next_step(gate_position_file, found, written, error, sentence):
+    text = gate_position_file.read_text()
+    assert found in text
+    gate_position_file.write_text(text.replace(found, written, 1))
+    with pytest.raises(error) as caught:
+        read_experiment(gate_position_file)
+    assert sentence in str(caught.value)
+    assert str(caught.value).startswith(str(gate_position_file))
+
+
+def test_a_missing_file_offers_the_nearest_name(gate_position_file):
+    with pytest.raises(FileNotFoundError, match=r"Did you mean 'gate_position\.toml'\?"):
+        read_experiment(gate_position_file.with_name("gate_positon.toml"))
+
+
+def test_the_file_is_read_as_written(gate_position):
+    assert gate_position.treatments == ("gate_40",)
+    assert gate_position.goal.name == "retention_7"
+    assert gate_position.goal.margin == gate_position.goal.rope == 0.005
+    assert gate_position.share("gate_40") == 0.5
+    assert gate_position.prior == xb.Prior()
+
+
+@pytest.fixture
+def catalogue(tmp_path):
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    (folder / "games.toml").write_text(CATALOGUE)
+    return read_catalogue(folder)
+
+
+def test_a_catalogue_metric_brings_its_definition(gate_position_file, catalogue):
+    text = gate_position_file.read_text().replace('kind = "conversion"\nrole = "goal"', 'role = "goal"')
+    gate_position_file.write_text(text)
+    metric = read_experiment(gate_position_file, catalogue=catalogue).goal
+    assert (metric.column, metric.owner, metric.version, metric.rope) == ("retained", "games", "3", 0.005)
+
+
+def test_a_catalogue_metric_cannot_be_redefined(gate_position_file, catalogue):
+    with pytest.raises(errors.SpecFileError, match="comes from the catalogue; kind cannot be changed here"):
+        read_experiment(gate_position_file, catalogue=catalogue)
+
+
+def test_an_unknown_metric_without_a_definition_names_the_catalogue(gate_position_file, catalogue):
+    text = gate_position_file.read_text().replace('kind = "conversion"\nrole = "guardrail"', 'role = "guardrail"')
+    gate_position_file.write_text(text.replace('kind = "conversion"\n', "", 1))
+    with pytest.raises(errors.SpecFileError, match="'retention_1' has no kind and is not in the catalogue"):
+        read_experiment(gate_position_file, catalogue=catalogue)
+
+
+def test_every_experiment_inherits_the_default_guardrails(gate_position_file, catalogue):
+    del catalogue["retention_7"]
+    experiment = read_experiment(gate_position_file, catalogue=catalogue, guardrails=["crash_rate"])
+    assert experiment.metric("crash_rate").role == "guardrail"
+    assert experiment.metric("crash_rate").margin == 0.05
+
+
+def test_an_inherited_guardrail_that_does_not_exist_is_named(gate_position_file, catalogue):
+    del catalogue["retention_7"]
+    with pytest.raises(errors.NameNotFoundError, match="no metric is called 'crash_rat'. Did you mean 'crash_rate'?"):
+        read_experiment(gate_position_file, catalogue=catalogue, guardrails=["crash_rat"])
+
+
+def test_a_metric_has_one_definition(tmp_path):
+    for name in ("a.toml", "b.toml"):
+        (tmp_path / name).write_text(CATALOGUE)
+    with pytest.raises(errors.SpecFileError, match="defined a second time"):
+        read_catalogue(tmp_path)
+
+
+def test_a_hypothesis_that_says_no_harm_with_superiority_is_questioned(gate_position_file):
+    text = gate_position_file.read_text().replace("raises 7-day retention", "does not hurt 7-day retention")
+    gate_position_file.write_text(text)
+    assert any("non_inferiority" in question for question in read_experiment(gate_position_file).questions())
+
+
+def test_equal_files_have_equal_hashes_and_a_threshold_changes_them(gate_position_file):
+    first, again = read_experiment(gate_position_file), read_experiment(gate_position_file)
+    assert first.policy_hash == again.policy_hash
+    gate_position_file.write_text(gate_position_file.read_text().replace("rope = 0.005", "rope = 0.006"))
+    assert read_experiment(gate_position_file).policy_hash != first.policy_hash

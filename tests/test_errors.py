@@ -1,0 +1,37 @@
+"""Errors: one hierarchy, a matching built-in, facts that survive pickling."""
+
+import inspect
+import pickle
+
+import pytest
+
+from expnb import errors
+
+CLASSES = [item for _, item in inspect.getmembers(errors, inspect.isclass) if issubclass(item, errors.ExpnbError)]
+BUILTINS = (ValueError, LookupError, OSError, TypeError, RuntimeError, PermissionError)
+SAMPLES = {str: "x", int: 3, float: 3.5}
+
+
+def sample(cls):
+    """An instance with an argument of the right kind for each parameter."""
+    if not inspect.isfunction(cls.__init__):  # the built-in one, which takes the sentence
+        return cls("a sentence.")
+    hints = inspect.signature(cls.__init__, eval_str=True).parameters
+    made = []
+    for parameter in list(hints.values())[1:]:
+        made.append(SAMPLES.get(parameter.annotation, ["a", "b"]))
+    return cls(*made)
+
+
+@pytest.mark.parametrize("cls", [cls for cls in CLASSES if cls is not errors.ExpnbError], ids=lambda cls: cls.__name__)
+def test_every_error_is_also_a_builtin(cls):
+    assert issubclass(cls, BUILTINS)
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_error_survives_pickling_with_its_sentence_and_facts(cls):
+    error = sample(cls)
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is cls
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)
