@@ -58,7 +58,9 @@ def import_figures() -> Iterator[Figure]:
             seconds.append(timed(code))
     bare, ours, pymc = (statistics.median(seconds) for seconds in times.values())
     yield Figure("import_seconds_over_python", ours - bare, "seconds", "a bare start of Python, median of 7 in turn")
-    yield Figure("import_ratio_to_pymc", (ours - bare) / (pymc - bare), "ratio", "what `import pymc` adds, median of 7 in turn")
+    yield Figure(
+        "import_ratio_to_pymc", (ours - bare) / (pymc - bare), "ratio", "what `import pymc` adds, median of 7 in turn"
+    )
 
 
 def summary_figures(folder: Path) -> Iterator[Figure]:
@@ -71,12 +73,25 @@ def summary_figures(folder: Path) -> Iterator[Figure]:
             usual = timed(USUAL, folder / "demo", cache=cache or folder / f"cold-{run}")
             pairs.append(usual / timed(EXPNB, folder / "demo"))
         state = "warm compile cache" if cache else "empty compile cache"
-        yield Figure(f"first_summary_speedup_{name}", statistics.median(pairs), "ratio", f"pandas + pm.sample in a fresh process, {state}, median of {runs} pairs")
+        yield Figure(
+            f"first_summary_speedup_{name}",
+            statistics.median(pairs),
+            "ratio",
+            f"pandas + pm.sample in a fresh process, {state}, median of {runs} pairs",
+        )
 
 
 def timed(code: str, *arguments: Path, cache: Path | None = None) -> float:
     """Wall seconds of a fresh Python process."""
-    environment: Mapping[str, str] = os.environ if cache is None else {**os.environ, "PYTENSOR_FLAGS": f"base_compiledir={cache}"}
+    environment: Mapping[str, str] = (
+        os.environ if cache is None else {**os.environ, "PYTENSOR_FLAGS": f"base_compiledir={cache}"}
+    )
     begin = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
     return time.perf_counter() - begin

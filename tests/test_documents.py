@@ -12,7 +12,9 @@ from expnb.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line.strip()]
+COMMANDS = [
+    line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line.strip()
+]
 
 
 def test_every_expnb_command_of_the_readme_runs(demo, monkeypatch, capsys):
@@ -50,7 +52,9 @@ def test_every_picture_of_the_readme_exists():
 
 
 def tracked():
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split("\n")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split(
+        "\n"
+    )
     return [ROOT / name for name in listed if name and (ROOT / name).is_file()]
 
 
@@ -66,6 +70,9 @@ def test_the_lock_names_no_host_and_hashes_everything():
 def test_no_tracked_file_names_a_path_of_a_machine():
     own = Path(__file__).name
     for path in tracked():
-        if path.suffix in {".py", ".md", ".toml", ".ipynb", ".json", ".txt", ".js", ".css"} and path.name not in {own, "test_examples.py"}:
+        if path.suffix in {".py", ".md", ".toml", ".ipynb", ".json", ".txt", ".js", ".css"} and path.name not in {
+            own,
+            "test_examples.py",
+        }:
             text = path.read_text()
             assert not re.search(r"/(root|home|work)/\w", text), path

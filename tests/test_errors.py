@@ -17,10 +17,7 @@ def sample(cls):
     if not inspect.isfunction(cls.__init__):  # the built-in one, which takes the sentence
         return cls("a sentence.")
     hints = inspect.signature(cls.__init__, eval_str=True).parameters
-    made = []
-    for parameter in list(hints.values())[1:]:
-        made.append(SAMPLES.get(parameter.annotation, ["a", "b"]))
-    return cls(*made)
+    return cls(*(SAMPLES.get(parameter.annotation, ["a", "b"]) for parameter in list(hints.values())[1:]))
 
 
 @pytest.mark.parametrize("cls", [cls for cls in CLASSES if cls is not errors.ExpnbError], ids=lambda cls: cls.__name__)

@@ -73,4 +73,6 @@ def test_decisions_and_posteriors_never_import_a_network_client():
             tree = ast.parse(path.read_text())
             modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
             modules |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-            assert not {name.split(".")[0] for name in modules} & {"httpx", "requests", "socket", "urllib", "http"}, path
+            assert not {name.split(".")[0] for name in modules} & {"httpx", "requests", "socket", "urllib", "http"}, (
+                path
+            )

@@ -173,7 +173,7 @@ def test_a_ledger_that_cannot_be_written_means_no_push(demo, flag_file):
 
 
 def test_restore_returns_to_the_state_before_a_receipt_and_can_be_undone_too(demo):
-    exp, decision = decided(demo, "gate_position")
+    _, decision = decided(demo, "gate_position")
     rolled_back = demo.apply(demo.plan(decision))
     restored = demo.restore(rolled_back)
     assert restored.after.exposure == rolled_back.before.exposure
@@ -181,7 +181,7 @@ def test_restore_returns_to_the_state_before_a_receipt_and_can_be_undone_too(dem
 
 
 def test_only_an_audited_state_can_be_restored(demo):
-    exp, decision = decided(demo, "gate_position")
+    _, decision = decided(demo, "gate_position")
     receipt = demo.apply(demo.plan(decision))
     forged = replace(receipt, before=replace(receipt.before, exposure=replace(receipt.before.exposure, enrolled=100)))
     with pytest.raises(errors.FlagError, match="only an audited state can be restored"):
@@ -191,7 +191,10 @@ def test_only_an_audited_state_can_be_restored(demo):
 def test_an_intent_without_outcome_is_resolved_by_reading_not_by_pushing_again(demo, monkeypatch):
     exp, decision = decided(demo, "email_campaign")
     plan = demo.plan(decision)
-    demo._record("intent", {"experiment": exp.name, "flag": exp.flag, "environment": "production", "plan_id": plan.id, "plan": plan})
+    demo._record(
+        "intent",
+        {"experiment": exp.name, "flag": exp.flag, "environment": "production", "plan_id": plan.id, "plan": plan},
+    )
     demo.flags.apply(plan, now=NOW)  # the crash came after the push
     version = demo.flag(exp).version
     demo.roll_back(exp, reason="the next thing that happens")
@@ -285,7 +288,10 @@ def test_a_role_that_is_missing_is_named(demo, flag_file):
     roles = {"viewer": ("*",), "analyst": ("ana",), "approver": ("ben",), "operator": ("ops",)}
     eve = with_roles(demo, "eve", roles)
     plan, before = eve.plan(decided(eve, "email_campaign")[1]), flag_file.read_bytes()
-    with pytest.raises(errors.ApprovalError, match="'eve' may not apply in production; that needs one of the roles analyst, operator. Ask ana, ops"):
+    with pytest.raises(
+        errors.ApprovalError,
+        match="'eve' may not apply in production; that needs one of the roles analyst, operator. Ask ana, ops",
+    ):
         eve.apply(plan)
     with pytest.raises(errors.ApprovalError, match="'eve' may not kill"):
         eve.kill(eve.experiment("email_campaign"))
@@ -336,7 +342,9 @@ def test_an_unknown_experiment_offers_the_nearest(demo):
 def test_an_unknown_key_in_the_workspace_file_is_named(demo):
     path = demo.root / "expnb.toml"
     path.write_text(path.read_text().replace("flags =", "flag ="))
-    with pytest.raises(errors.UnknownKeyError, match=r"unknown key 'flag' in \[environments\.production\]\. Did you mean 'flags'"):
+    with pytest.raises(
+        errors.UnknownKeyError, match=r"unknown key 'flag' in \[environments\.production\]\. Did you mean 'flags'"
+    ):
         open_workspace(demo.root)
 
 

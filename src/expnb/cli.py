@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,17 +22,23 @@ if TYPE_CHECKING:
 
 BAD_INPUT, FAILURE = 2, 1
 
-app = typer.Typer(help="Experiments in Jupyter: from a cohort to a decision to a ramped flag.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Experiments in Jupyter: from a cohort to a decision to a ramped flag.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 ledger_app = typer.Typer(help="The record of what was decided and done.", no_args_is_help=True)
 app.add_typer(ledger_app, name="ledger")
 
 Name = Annotated[str, typer.Argument(help="Name of the experiment.")]
 Folder = Annotated[Path, typer.Option("--workspace", "-w", help="Folder with expnb.toml, or one below it.")]
-Where = Annotated[str | None, typer.Option("--environment", "-e", help="Environment; needed when expnb.toml names several.")]
+Where = Annotated[
+    str | None, typer.Option("--environment", "-e", help="Environment; needed when expnb.toml names several.")
+]
 Who = Annotated[str | None, typer.Option("--as", help="Who acts; your user name when left out.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Source = Annotated[str, typer.Option(help="Path or glob of the cohort; the experiment's own when left out.")]
-Engine = Annotated[str, typer.Option(help="exact or pymc.")]
+Engine = Annotated[Literal["exact", "pymc"], typer.Option(help="How the posterior is computed.")]
 Seed = Annotated[int, typer.Option(help="Seed of sampling engines.")]
 HERE = Path()
 
@@ -43,7 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=arguments, prog_name="expnb")
     except ExpnbError as error:
         typer.echo(f"expnb: {error}", err=True)
-        sys.exit(BAD_INPUT if isinstance(error, ValueError | LookupError | OSError | TypeError) and not isinstance(error, PermissionError) else FAILURE)
+        sys.exit(
+            BAD_INPUT
+            if isinstance(error, ValueError | LookupError | OSError | TypeError)
+            and not isinstance(error, PermissionError)
+            else FAILURE
+        )
 
 
 @app.callback(invoke_without_command=True)
@@ -80,11 +91,23 @@ def register(name: Name, workspace: Folder = HERE, environment: Where = None, ac
     """Write the hash of an experiment to the ledger: agreed, at this time."""
     opened = _open(workspace, environment, actor)
     entry = opened.register(opened.experiment(name))
-    typer.echo(f"registered {name} as {entry.body['spec_hash']} on {entry.happened_at:%Y-%m-%d %H:%M} UTC (ledger entry {entry.seq})")
+    typer.echo(
+        f"registered {name} as {entry.body['spec_hash']} on {entry.happened_at:%Y-%m-%d %H:%M} UTC (ledger entry {entry.seq})"
+    )
 
 
 @app.command()
-def decide(name: Name, workspace: Folder = HERE, environment: Where = None, actor: Who = None, *, source: Source = "", engine: Engine = "exact", seed: Seed = 20, as_json: AsJson = False) -> None:
+def decide(
+    name: Name,
+    workspace: Folder = HERE,
+    environment: Where = None,
+    actor: Who = None,
+    *,
+    source: Source = "",
+    engine: Engine = "exact",
+    seed: Seed = 20,
+    as_json: AsJson = False,
+) -> None:
     """Decide on the data as they are now; the exit code is the verdict (0 ship or ramp up, 10 hold, 20 roll back, 30 conclude flat)."""
     opened = _open(workspace, environment, actor)
     decision = _decide(opened, opened.experiment(name), source, engine, seed)
@@ -93,7 +116,17 @@ def decide(name: Name, workspace: Folder = HERE, environment: Where = None, acto
 
 
 @app.command()
-def gate(name: Name, to: Annotated[float, typer.Option(help="Percent enrolled.")], workspace: Folder = HERE, environment: Where = None, actor: Who = None, *, source: Source = "", engine: Engine = "exact", seed: Seed = 20) -> None:
+def gate(
+    name: Name,
+    to: Annotated[float, typer.Option(help="Percent enrolled.")],
+    workspace: Folder = HERE,
+    environment: Where = None,
+    actor: Who = None,
+    *,
+    source: Source = "",
+    engine: Engine = "exact",
+    seed: Seed = 20,
+) -> None:
     """Ask whether a rung is allowed now: exit code 0 if so, else that of the decision."""
     opened = _open(workspace, environment, actor)
     experiment = opened.experiment(name)
@@ -112,7 +145,9 @@ def run(
     actor: Who = None,
     *,
     template: Annotated[str, typer.Option(help="Name of the template.")] = "ramp_decision",
-    parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value of the template; may be repeated.")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="name=value of the template; may be repeated.")
+    ] = None,
     push: Annotated[bool, typer.Option("--apply", help="Push what the report decides.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -122,10 +157,23 @@ def run(
 
     opened = _open(workspace, environment, actor)
     given = dict(_parameter(text) for text in parameter or [])
-    report = run_report(opened, name, template=template, parameters=given | ({"apply": True} if push else {}), progress=not as_json and sys.stderr.isatty())
+    report = run_report(
+        opened,
+        name,
+        template=template,
+        parameters=given | ({"apply": True} if push else {}),
+        progress=not as_json and sys.stderr.isatty(),
+    )
     decision = report.decision
     if as_json:
-        typer.echo(json.dumps({"report": str(report.page.relative_to(opened.root)), **decision}, indent=1, sort_keys=True, ensure_ascii=False))
+        typer.echo(
+            json.dumps(
+                {"report": str(report.page.relative_to(opened.root)), **decision},
+                indent=1,
+                sort_keys=True,
+                ensure_ascii=False,
+            )
+        )
     else:
         reasons = decision["reasons"]
         typer.echo(f"{name}: {str(decision['action']).replace('_', ' ')}")
@@ -144,16 +192,29 @@ def flags(workspace: Folder = HERE, environment: Where = None, *, as_json: AsJso
         typer.echo(_json(states))
         return
     for name, state in states.items():
-        typer.echo(f"{name}: {state.ref} {state.exposure}{'' if state.enabled else ' (disabled)'}, version {state.version}")
+        typer.echo(
+            f"{name}: {state.ref} {state.exposure}{'' if state.enabled else ' (disabled)'}, version {state.version}"
+        )
 
 
 @app.command()
-def request(name: Name, workspace: Folder = HERE, environment: Where = None, actor: Who = None, *, source: Source = "", engine: Engine = "exact", seed: Seed = 20) -> None:
+def request(
+    name: Name,
+    workspace: Folder = HERE,
+    environment: Where = None,
+    actor: Who = None,
+    *,
+    source: Source = "",
+    engine: Engine = "exact",
+    seed: Seed = 20,
+) -> None:
     """Decide, and ask others to agree to the plan."""
     opened = _open(workspace, environment, actor)
     plan = opened.plan(_decide(opened, opened.experiment(name), source, engine, seed))
     opened.request(plan)
-    typer.echo(f"requested {plan} (plan {plan.id[:12]}, needs {opened.approvals_needed(plan)} approvals, expires {plan.expires_at:%Y-%m-%d %H:%M} UTC)")
+    typer.echo(
+        f"requested {plan} (plan {plan.id[:12]}, needs {opened.approvals_needed(plan)} approvals, expires {plan.expires_at:%Y-%m-%d %H:%M} UTC)"
+    )
 
 
 @app.command()
@@ -162,7 +223,9 @@ def approve(name: Name, workspace: Folder = HERE, environment: Where = None, act
     opened = _open(workspace, environment, actor)
     plan = _requested(opened, name)
     opened.approve(plan)
-    typer.echo(f"approved {plan} (plan {plan.id[:12]}): {len(opened.approvals(plan))} of {opened.approvals_needed(plan)} approvals")
+    typer.echo(
+        f"approved {plan} (plan {plan.id[:12]}): {len(opened.approvals(plan))} of {opened.approvals_needed(plan)} approvals"
+    )
 
 
 @app.command()
@@ -173,7 +236,14 @@ def apply(name: Name, workspace: Folder = HERE, environment: Where = None, actor
 
 
 @app.command()
-def rollback(name: Name, workspace: Folder = HERE, environment: Where = None, actor: Who = None, *, reason: Annotated[str, typer.Option(help="Why, for the ledger.")]) -> None:
+def rollback(
+    name: Name,
+    workspace: Folder = HERE,
+    environment: Where = None,
+    actor: Who = None,
+    *,
+    reason: Annotated[str, typer.Option(help="Why, for the ledger.")],
+) -> None:
     """Close the gate now, with a reason; needs no approval."""
     opened = _open(workspace, environment, actor)
     typer.echo(str(opened.roll_back(opened.experiment(name), reason=reason)))
@@ -194,7 +264,14 @@ def kill(name: Name, workspace: Folder = HERE, environment: Where = None, actor:
 
 
 @ledger_app.command("verify")
-def ledger_verify(workspace: Folder = HERE, environment: Where = None, *, against: Annotated[str | None, typer.Option(help="A head hash that was noted elsewhere: finds truncation and rewriting.")] = None) -> None:
+def ledger_verify(
+    workspace: Folder = HERE,
+    environment: Where = None,
+    *,
+    against: Annotated[
+        str | None, typer.Option(help="A head hash that was noted elsewhere: finds truncation and rewriting.")
+    ] = None,
+) -> None:
     """Check the chain of the ledger; exit code 1 names the first broken entry."""
     typer.echo(str(_open(workspace, environment).ledger.verify(against=against)))
 
@@ -207,8 +284,12 @@ def ledger_list(workspace: Folder = HERE, environment: Where = None, *, as_json:
         typer.echo(_json(entries))
         return
     for entry in entries:
-        about = " ".join(str(entry.body[key]) for key in ("experiment", "action", "flag", "actor", "applied") if key in entry.body)
-        typer.echo(f"{entry.seq:4d}  {entry.happened_at:%Y-%m-%d %H:%M:%S}  {entry.kind:10s}  {about}  {entry.hash[:12]}")
+        about = " ".join(
+            str(entry.body[key]) for key in ("experiment", "action", "flag", "actor", "applied") if key in entry.body
+        )
+        typer.echo(
+            f"{entry.seq:4d}  {entry.happened_at:%Y-%m-%d %H:%M:%S}  {entry.kind:10s}  {about}  {entry.hash[:12]}"
+        )
 
 
 def _open(folder: Path, environment: str | None, actor: str | None = None) -> Workspace:
@@ -217,7 +298,7 @@ def _open(folder: Path, environment: str | None, actor: str | None = None) -> Wo
     return open_workspace(folder, environment=environment, actor=actor)
 
 
-def _decide(workspace: Workspace, experiment: Experiment, source: str, engine: str, seed: int) -> Decision:
+def _decide(workspace: Workspace, experiment: Experiment, source: str, engine: Literal["exact", "pymc"], seed: int) -> Decision:
     from expnb.cohorts.cohort import load_cohort  # noqa: PLC0415 - each command loads what it needs
     from expnb.models.fit import fit  # noqa: PLC0415
 

@@ -14,8 +14,17 @@ from typing import TypeVar
 
 from expnb.decisions.decide import decide
 from expnb.decisions.decision import PRECEDENCE, Decision
-from expnb.decisions.plan import RampPlan, plan_ramp, plan_change
-from expnb.errors import ApprovalError, FlagError, LedgerError, NameNotFoundError, PathNotFoundError, PlanVoidError, PushUncertainError, SpecError
+from expnb.decisions.plan import RampPlan, plan_change, plan_ramp
+from expnb.errors import (
+    ApprovalError,
+    FlagError,
+    LedgerError,
+    NameNotFoundError,
+    PathNotFoundError,
+    PlanVoidError,
+    PushUncertainError,
+    SpecError,
+)
 from expnb.flags.base import FlagBackend, Receipt
 from expnb.flags.connect import connect
 from expnb.ledger.ledger import Entry, EntryKind, Ledger
@@ -90,7 +99,13 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def open_workspace(path: str | Path = ".", *, environment: str | None = None, actor: str | None = None, clock: Callable[[], datetime] = utc_now) -> Workspace:
+def open_workspace(
+    path: str | Path = ".",
+    *,
+    environment: str | None = None,
+    actor: str | None = None,
+    clock: Callable[[], datetime] = utc_now,
+) -> Workspace:
     """The workspace in a folder.
 
     Parameters
@@ -115,10 +130,14 @@ def open_workspace(path: str | Path = ".", *, environment: str | None = None, ac
     config = parse(read_toml(root / CONFIG, "workspace file"), WorkspaceFile, str(root / CONFIG))
     name = environment or next(iter(config.environments), "")
     if environment is None and len(config.environments) > 1:
-        raise SpecError(f"the workspace has the environments {list(config.environments)}; say which one. Write open_workspace(path, environment={name!r}).")
+        raise SpecError(
+            f"the workspace has the environments {list(config.environments)}; say which one. Write open_workspace(path, environment={name!r})."
+        )
     if name not in config.environments:
         raise NameNotFoundError("environment", name, list(config.environments))
-    return Workspace(root=root, config=config, environment=name, actor=getpass.getuser() if actor is None else actor, clock=clock)
+    return Workspace(
+        root=root, config=config, environment=name, actor=getpass.getuser() if actor is None else actor, clock=clock
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +175,9 @@ class Workspace:
         if name not in self.experiments:
             raise NameNotFoundError("experiment", name, self.experiments)
         defaults = self.config.defaults
-        experiment = read_experiment(self.root / "experiments" / f"{name}.toml", catalogue=self.catalogue, guardrails=defaults.guardrails)
+        experiment = read_experiment(
+            self.root / "experiments" / f"{name}.toml", catalogue=self.catalogue, guardrails=defaults.guardrails
+        )
         return replace(experiment, timezone=self.config.timezone, min_cell=defaults.min_cell)
 
     def source(self, experiment: Experiment) -> Path:
@@ -168,7 +189,9 @@ class Workspace:
             If the experiment names none.
         """
         if not experiment.source:
-            raise SpecError(f'experiment {experiment.name!r} names no source; pass the data to load_cohort, or add `source = "cohort.parquet"`.')
+            raise SpecError(
+                f'experiment {experiment.name!r} names no source; pass the data to load_cohort, or add `source = "cohort.parquet"`.'
+            )
         return self.root / experiment.source
 
     def register(self, experiment: Experiment) -> Entry:
@@ -176,7 +199,15 @@ class Workspace:
         last = self._last("registered", experiment.name)
         if last and last.body["spec_hash"] == experiment.spec_hash:
             return last
-        return self._record("registered", {"experiment": experiment.name, "spec_hash": experiment.spec_hash, "policy_hash": experiment.policy_hash, "spec": experiment})
+        return self._record(
+            "registered",
+            {
+                "experiment": experiment.name,
+                "spec_hash": experiment.spec_hash,
+                "policy_hash": experiment.policy_hash,
+                "spec": experiment,
+            },
+        )
 
     # --- flags ----------------------------------------------------------------------------------
 
@@ -189,7 +220,9 @@ class Workspace:
     def ledger(self) -> Ledger:
         """The record of what was decided and done."""
         url = self.config.ledger.url
-        return Ledger(f"sqlite:///{self.root / url.removeprefix('sqlite:///')}" if url.startswith("sqlite:///") else url)
+        return Ledger(
+            f"sqlite:///{self.root / url.removeprefix('sqlite:///')}" if url.startswith("sqlite:///") else url
+        )
 
     def ref(self, experiment: Experiment) -> FlagRef:
         """The experiment's flag in this environment."""
@@ -216,15 +249,35 @@ class Workspace:
             If the look cannot be recorded: an unrecorded look would make peeking free.
         """
         now = self.clock()
-        seen = [str(entry.body["fingerprint"]) for entry in self.ledger.entries(kind="look", experiment=experiment.name)]
+        seen = [
+            str(entry.body["fingerprint"]) for entry in self.ledger.entries(kind="look", experiment=experiment.name)
+        ]
         if posterior.fingerprint not in seen:
             seen.append(posterior.fingerprint)
-            self._record("look", {"experiment": experiment.name, "fingerprint": posterior.fingerprint, "look": len(seen), "watermark": posterior.last_day})
-        decision = decide(experiment, posterior, flag=self.flag(experiment), looks=seen.index(posterior.fingerprint) + 1, now=now)
+            self._record(
+                "look",
+                {
+                    "experiment": experiment.name,
+                    "fingerprint": posterior.fingerprint,
+                    "look": len(seen),
+                    "watermark": posterior.last_day,
+                },
+            )
+        decision = decide(
+            experiment, posterior, flag=self.flag(experiment), looks=seen.index(posterior.fingerprint) + 1, now=now
+        )
         decision = replace(decision, notes=(*decision.notes, self._registration(experiment, posterior)))
         last = self._last("decision", experiment.name)
         if not last or last.body["evidence_hash"] != decision.evidence_hash:
-            self._record("decision", {"experiment": experiment.name, "action": decision.action, "evidence_hash": decision.evidence_hash, "decision": decision})
+            self._record(
+                "decision",
+                {
+                    "experiment": experiment.name,
+                    "action": decision.action,
+                    "evidence_hash": decision.evidence_hash,
+                    "decision": decision,
+                },
+            )
         self._write(decision)
         return decision
 
@@ -238,16 +291,36 @@ class Workspace:
         """How many others must agree; lowering exposure never needs anybody."""
         if not plan.raises_treated:
             return 0
-        return max((rule.need for rule in self.config.environments[self.environment].approvals if plan.after.treated > rule.above_treated), default=0)
+        return max(
+            (
+                rule.need
+                for rule in self.config.environments[self.environment].approvals
+                if plan.after.treated > rule.above_treated
+            ),
+            default=0,
+        )
 
     def approvals(self, plan: RampPlan) -> list[str]:
         """Who has agreed to exactly this plan."""
-        return [str(entry.body["actor"]) for entry in self.ledger.entries(kind="approval") if entry.body["plan_id"] == plan.id]
+        return [
+            str(entry.body["actor"])
+            for entry in self.ledger.entries(kind="approval")
+            if entry.body["plan_id"] == plan.id
+        ]
 
     def request(self, plan: RampPlan) -> Entry:
         """Ask others to agree to a plan."""
         self._allow("request")
-        return self._record("request", {"experiment": plan.experiment, "flag": plan.ref.flag, "actor": self.actor, "plan_id": plan.id, "plan": plan})
+        return self._record(
+            "request",
+            {
+                "experiment": plan.experiment,
+                "flag": plan.ref.flag,
+                "actor": self.actor,
+                "plan_id": plan.id,
+                "plan": plan,
+            },
+        )
 
     def requests(self) -> list[RampPlan]:
         """Plans that others were asked to agree to, oldest first; those that expired are left out."""
@@ -263,14 +336,22 @@ class Workspace:
             If nobody requested it, the approver is its author or anonymous, or lacks the role.
         """
         self._allow("approve")
-        authors = [str(entry.body["actor"]) for entry in self.ledger.entries(kind="request") if entry.body["plan_id"] == plan.id]
+        authors = [
+            str(entry.body["actor"])
+            for entry in self.ledger.entries(kind="request")
+            if entry.body["plan_id"] == plan.id
+        ]
         if not authors:
-            raise ApprovalError(f"nobody requested the plan {plan.id[:12]}; an approval answers a request. Ask its author to request it.")
+            raise ApprovalError(
+                f"nobody requested the plan {plan.id[:12]}; an approval answers a request. Ask its author to request it."
+            )
         if self.actor in ANONYMOUS:
             raise ApprovalError("an anonymous identity cannot approve. Open the workspace under your own name.")
         if self.actor in authors:
             raise ApprovalError(f"{self.actor!r} requested this plan; somebody else has to approve it.")
-        return self._record("approval", {"experiment": plan.experiment, "flag": plan.ref.flag, "actor": self.actor, "plan_id": plan.id})
+        return self._record(
+            "approval", {"experiment": plan.experiment, "flag": plan.ref.flag, "actor": self.actor, "plan_id": plan.id}
+        )
 
     def apply(self, plan: RampPlan) -> Receipt:
         """Push a plan: intent, push, read back, evaluate sample units, outcome.
@@ -285,7 +366,13 @@ class Workspace:
         self._allow("apply")
         self._check_plan(plan)
         self._resolve(plan.ref)
-        facts: dict[str, object] = {"experiment": plan.experiment, "flag": plan.ref.flag, "environment": plan.ref.environment, "actor": self.actor, "plan_id": plan.id}
+        facts: dict[str, object] = {
+            "experiment": plan.experiment,
+            "flag": plan.ref.flag,
+            "environment": plan.ref.environment,
+            "actor": self.actor,
+            "plan_id": plan.id,
+        }
         intent = self._record("intent", facts | {"plan": plan, "enforcement": "unenforced"})
         facts |= {"intent": intent.seq}
         try:
@@ -314,9 +401,15 @@ class Workspace:
         FlagError
             If the ledger knows none.
         """
-        entries = [entry for entry in self.ledger.entries(experiment=experiment.name) if entry.body.get("receipt") and entry.body["environment"] == self.environment]
+        entries = [
+            entry
+            for entry in self.ledger.entries(experiment=experiment.name)
+            if entry.body.get("receipt") and entry.body["environment"] == self.environment
+        ]
         if not entries:
-            raise FlagError(f"the ledger knows no change of flag {experiment.flag!r} in {self.environment}; there is nothing to undo.")
+            raise FlagError(
+                f"the ledger knows no change of flag {experiment.flag!r} in {self.environment}; there is nothing to undo."
+            )
         return _recorded(Receipt, entries[-1].body["receipt"])
 
     def restore(self, receipt: Receipt) -> Receipt:
@@ -327,19 +420,40 @@ class Workspace:
         FlagError
             If the receipt is not in the ledger, or the state before it was never known.
         """
-        recorded = [entry for entry in self.ledger.entries(flag=receipt.ref.flag) if entry.body.get("receipt") == to_json(receipt)]
+        recorded = [
+            entry
+            for entry in self.ledger.entries(flag=receipt.ref.flag)
+            if entry.body.get("receipt") == to_json(receipt)
+        ]
         if not recorded or receipt.before is None:
-            raise FlagError(f"the ledger holds no receipt of {receipt.verb} for flag {receipt.ref.flag!r} at {receipt.applied_at.isoformat()} with a known state before it; only an audited state can be restored.")
+            raise FlagError(
+                f"the ledger holds no receipt of {receipt.verb} for flag {receipt.ref.flag!r} at {receipt.applied_at.isoformat()} with a known state before it; only an audited state can be restored."
+            )
         experiment = self.experiment(str(recorded[-1].body["experiment"]))
         exposure = receipt.before.exposure
-        return self.apply(plan_change("restore", experiment, self.flags.read(receipt.ref), exposure, reason=f"Back to the audited state: {exposure}.", now=self.clock()))
+        return self.apply(
+            plan_change(
+                "restore",
+                experiment,
+                self.flags.read(receipt.ref),
+                exposure,
+                reason=f"Back to the audited state: {exposure}.",
+                now=self.clock(),
+            )
+        )
 
     def kill(self, experiment: Experiment) -> Receipt:
         """Close the gate and disable the flag, at once; needs no plan, no approval, no fresh data and no ledger."""
         self._allow("kill")
         now = self.clock()
         receipt = self.flags.kill(self.ref(experiment), now=now)
-        facts = {"experiment": experiment.name, "flag": experiment.flag, "environment": self.environment, "actor": self.actor, "receipt": receipt}
+        facts = {
+            "experiment": experiment.name,
+            "flag": experiment.flag,
+            "environment": self.environment,
+            "actor": self.actor,
+            "receipt": receipt,
+        }
         try:
             self._record("kill", facts)
         except LedgerError:
@@ -354,11 +468,15 @@ class Workspace:
         roles = self.config.environments[self.environment].roles
         allowed = {who for role in ROLES[act] for who in roles.get(role, ())}
         if roles and self.actor not in allowed and "*" not in allowed:
-            raise ApprovalError(f"{self.actor!r} may not {act} in {self.environment}; that needs one of the roles {', '.join(ROLES[act])}. Ask {', '.join(sorted(allowed)) or 'the owner of expnb.toml'}.")
+            raise ApprovalError(
+                f"{self.actor!r} may not {act} in {self.environment}; that needs one of the roles {', '.join(ROLES[act])}. Ask {', '.join(sorted(allowed)) or 'the owner of expnb.toml'}."
+            )
 
     def _check_plan(self, plan: RampPlan) -> None:
         if plan.ref.environment != self.environment:
-            raise FlagError(f"the plan is for {plan.ref.environment}, the workspace is open in {self.environment}. Open it in that environment.")
+            raise FlagError(
+                f"the plan is for {plan.ref.environment}, the workspace is open in {self.environment}. Open it in that environment."
+            )
         if not plan.raises_treated:
             return
         if plan.verb != "restore":
@@ -374,12 +492,19 @@ class Workspace:
         recorded = self.ledger.entries(kind="decision", experiment=plan.experiment)
         planned = next((entry for entry in recorded if entry.body["evidence_hash"] == plan.evidence_hash), None)
         if planned is None:
-            raise FlagError(f"the decision behind this plan for {plan.experiment!r} is not in the ledger. Nothing was pushed. Decide through the workspace: ws.decide(exp, posterior).")
+            raise FlagError(
+                f"the decision behind this plan for {plan.experiment!r} is not in the ledger. Nothing was pushed. Decide through the workspace: ws.decide(exp, posterior)."
+            )
         newest = recorded[-1]
         if PRECEDENCE.index(newest.body["action"]) < PRECEDENCE.index(planned.body["action"]):
             decision = newest.body["decision"]
             reasons = decision["reasons"] if isinstance(decision, dict) else []
-            raise PlanVoidError(plan.ref.flag, str(planned.body["action"]), str(newest.body["action"]), " ".join(map(str, reasons if isinstance(reasons, list) else [])))
+            raise PlanVoidError(
+                plan.ref.flag,
+                str(planned.body["action"]),
+                str(newest.body["action"]),
+                " ".join(map(str, reasons if isinstance(reasons, list) else [])),
+            )
 
     def _resolve(self, ref: FlagRef) -> None:
         """Close intents without an outcome, as a crash leaves them, by reading the flag; never by a second push."""
@@ -389,7 +514,18 @@ class Workspace:
             if entry.kind == "intent" and entry.seq not in closed and entry.body["environment"] == ref.environment:
                 plan, state = _recorded(RampPlan, entry.body["plan"]), self.flags.read(ref)
                 applied = state.version != plan.base_version and state.exposure == plan.after
-                self._record("outcome", {"experiment": plan.experiment, "flag": ref.flag, "environment": ref.environment, "intent": entry.seq, "plan_id": plan.id, "applied": applied, "resolved_by_reading": state})
+                self._record(
+                    "outcome",
+                    {
+                        "experiment": plan.experiment,
+                        "flag": ref.flag,
+                        "environment": ref.environment,
+                        "intent": entry.seq,
+                        "plan_id": plan.id,
+                        "applied": applied,
+                        "resolved_by_reading": state,
+                    },
+                )
 
     def _sample(self, receipt: Receipt) -> dict[str, int]:
         """How sample units are served after a push; recorded with the outcome."""
@@ -424,7 +560,9 @@ class Workspace:
             return
         for line in self._spool.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
-            self.ledger.append(entry["kind"], entry["body"], happened_at=datetime.fromisoformat(entry["happened_at"]), recorded_at=now)
+            self.ledger.append(
+                entry["kind"], entry["body"], happened_at=datetime.fromisoformat(entry["happened_at"]), recorded_at=now
+            )
         self._spool.unlink()
 
     def _write(self, decision: Decision) -> None:
@@ -432,7 +570,9 @@ class Workspace:
         folder = self.root / "decisions" / decision.experiment
         folder.mkdir(parents=True, exist_ok=True)
         stem = folder / f"{decision.decided_at:%Y-%m-%d}"
-        stem.with_suffix(".json").write_text(json.dumps(to_json(decision), indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        stem.with_suffix(".json").write_text(
+            json.dumps(to_json(decision), indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         stem.with_suffix(".md").write_text(decision.markdown(), encoding="utf-8")
 
 
@@ -459,7 +599,9 @@ def expected_shares(state: FlagState) -> dict[str, float]:
     names = [*exposure.weights, "off"]
     if exposure.serve:
         held = exposure.holdback / 100 if exposure.serve != exposure.control else 0.0
-        return {name: (1 - held if name == exposure.serve else held if name == exposure.control else 0.0) for name in names}
+        return {
+            name: (1 - held if name == exposure.serve else held if name == exposure.control else 0.0) for name in names
+        }
     total = sum(exposure.weights.values())
     inside = exposure.enrolled / 100
     return {name: inside * exposure.weights[name] / total if name in exposure.weights else 1 - inside for name in names}

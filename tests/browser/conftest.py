@@ -86,7 +86,6 @@ def workspace_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def lab(chromium, workspace_folder, tmp_path_factory):
     """JupyterLab on the workspace, with folders, port and token of its own."""
-    T0=time.time()
     home = tmp_path_factory.mktemp("jupyter")
     port, token = free_port(), secrets.token_hex(16)
     news = home / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
@@ -103,7 +102,6 @@ def lab(chromium, workspace_folder, tmp_path_factory):
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=workspace_folder)
         try:
             wait_for(f"http://127.0.0.1:{port}/api/status?token={token}", server, home / "lab.log")
-            open('/tmp/marks','a').write(f'server up {time.time()-T0:.1f}\n')
             yield Lab(f"http://127.0.0.1:{port}", token, workspace_folder)
         finally:
             server.terminate()
@@ -182,16 +180,13 @@ def open_and_run(lab, watched):
     page = watched.page
 
     def run(name: str) -> None:
-        T=time.time(); P=lambda w: open('/tmp/marks','a').write(f'{w} {time.time()-T:.1f}\n')
         page.goto(f"{lab.base}/lab/tree/{name}?token={lab.token}&reset")
         page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
-        P("shown")
         page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext")
         assert page.evaluate(KERNEL_ANSWERS), "the kernel never answered"
-        P("answers")
         # No await on the command: its promise need not settle.
         page.evaluate("() => { void window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
-        page.get_by_text("every cell has run", exact=True).wait_for(); P("ran")
+        page.get_by_text("every cell has run", exact=True).wait_for()
 
     return run
 

@@ -53,10 +53,11 @@ def make_effect(
     )  # fmt: skip
 
 
-MISSING = dict.fromkeys(
-    ("effect_rel", "effect_abs_post", "effect_rel_post", "hdi_abs_low", "hdi_abs_high", "hdi_rel_low", "hdi_rel_high", "p_improvement", "p_above_rope", "p_harm", "p_rope")
-    + ("p_harm_flat", "expected_loss_abs", "expected_loss_rel", "p_best", "relative", "absolute")
-)
+POSTERIOR_FIGURES = (
+    "effect_rel", "effect_abs_post", "effect_rel_post", "hdi_abs_low", "hdi_abs_high", "hdi_rel_low", "hdi_rel_high", "p_improvement", "p_above_rope", "p_harm", "p_rope",
+    "p_harm_flat", "expected_loss_abs", "expected_loss_rel", "p_best", "relative", "absolute",
+)  # fmt: skip
+MISSING = dict.fromkeys(POSTERIOR_FIGURES) | {"scale": "absolute", "note": "no posterior: fewer than two units in an arm"}
 
 
 def make_posterior(*effects: Effect, control: str = "gate_30") -> Posterior:
@@ -82,3 +83,21 @@ def emails():
         note="prior and data disagree: the raw effect lies 3.9 prior-predictive standard deviations from none",
     )
     return make_posterior(men, women, control="No E-Mail")
+
+
+@pytest.fixture
+def effect_of():
+    """A function that makes one effect."""
+    return make_effect
+
+
+@pytest.fixture
+def posterior_of():
+    """A function that makes a posterior of effects."""
+    return make_posterior
+
+
+@pytest.fixture
+def missing(effect_of):
+    """An effect without a posterior."""
+    return make_effect(rope=None, margin=None, **MISSING)

@@ -37,7 +37,10 @@ def test_gate_allows_a_rung_or_not(run, to, code):
 
 def test_gate_refuses_what_is_no_rung(run):
     code, _, err = run("gate", "email_campaign", "--to", "30")
-    assert (code, err) == (2, "expnb: enrolled is 30 %; the ladder of this experiment has the rungs 1, 5, 25, 50, 100. Choose one of them, or 0.\n")
+    assert (code, err) == (
+        2,
+        "expnb: enrolled is 30 %; the ladder of this experiment has the rungs 1, 5, 25, 50, 100. Choose one of them, or 0.\n",
+    )
 
 
 def test_request_approve_apply_restore(run):

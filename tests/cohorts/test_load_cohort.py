@@ -62,7 +62,10 @@ def test_the_fingerprint_does_not_depend_on_source_or_row_order(players, gate_po
 def test_one_changed_row_changes_the_fingerprint(players, gate_position):
     changed = players.copy()
     changed.loc[0, "retention_7"] = 1
-    assert xb.load_cohort(gate_position, players).cells.fingerprint != xb.load_cohort(gate_position, changed).cells.fingerprint
+    assert (
+        xb.load_cohort(gate_position, players).cells.fingerprint
+        != xb.load_cohort(gate_position, changed).cells.fingerprint
+    )
 
 
 def test_a_cohort_says_at_once_that_its_arms_are_uneven(players, gate_position):
@@ -73,18 +76,62 @@ def test_a_cohort_says_at_once_that_its_arms_are_uneven(players, gate_position):
 
 
 BAD = {
-    "missing column": (lambda f: f.drop(columns="retention_7"), errors.ColumnNotFoundError, "cohort has no column 'retention_7'; it has ['userid', 'version', 'retention_1']. Did you mean 'retention_1'?"),
+    "missing column": (
+        lambda f: f.drop(columns="retention_7"),
+        errors.ColumnNotFoundError,
+        "cohort has no column 'retention_7'; it has ['userid', 'version', 'retention_1']. Did you mean 'retention_1'?",
+    ),
     "empty": (lambda f: f.head(0), errors.EmptyCohortError, "has no rows"),
-    "one arm": (lambda f: f.assign(version="gate_30"), errors.ArmsError, "column 'version' holds only ['gate_30']; the experiment also has ['gate_40']"),
-    "unknown arm": (lambda f: f.assign(version=f.version.replace("gate_40", "gate_4O")), errors.ArmsError, "holds the arm 'gate_4O', which the experiment does not name; its arms are ['gate_30', 'gate_40']. Did you mean 'gate_40'?"),
-    "null arms": (lambda f: f.assign(version=f.version.where(f.index > 6)), errors.NullArmError, "7 rows have no value in the arm column 'version'"),
-    "text metric": (lambda f: f.assign(retention_7=f.retention_7.map({0: "no", 1: "yes"})), errors.MetricValuesError, "metric 'retention_7': column 'retention_7' holds string, not numbers"),
-    "all null metric": (lambda f: f.assign(retention_7=np.nan), errors.MetricValuesError, "has no usable value in any row"),
-    "not 0 or 1": (lambda f: f.assign(retention_7=f.retention_7.where(f.index > 2, 2)), errors.MetricValuesError, "3 values of column 'retention_7' are neither 0 nor 1 (they lie between 0 and 2)"),
-    "float units": (lambda f: f.assign(userid=f.userid.astype(float)), errors.UnitError, "unit column 'userid' holds decimal numbers (float64)"),
-    "null units": (lambda f: f.assign(userid=f.userid.astype(str).where(f.index > 3)), errors.UnitError, "4 rows have no value in the unit column 'userid'"),
-    "duplicates": (lambda f: pd.concat([f, f.head(3)]), errors.UnitError, "3 units of column 'userid' occur more than once (90,192 rows, 90,189 units)"),
-    "crossed units": (lambda f: pd.concat([f, f.head(2).assign(version="gate_40")]), errors.UnitError, "2 units of column 'userid' occur more than once, 2 of them in two arms"),
+    "one arm": (
+        lambda f: f.assign(version="gate_30"),
+        errors.ArmsError,
+        "column 'version' holds only ['gate_30']; the experiment also has ['gate_40']",
+    ),
+    "unknown arm": (
+        lambda f: f.assign(version=f.version.replace("gate_40", "gate_4O")),
+        errors.ArmsError,
+        "holds the arm 'gate_4O', which the experiment does not name; its arms are ['gate_30', 'gate_40']. Did you mean 'gate_40'?",
+    ),
+    "null arms": (
+        lambda f: f.assign(version=f.version.where(f.index > 6)),
+        errors.NullArmError,
+        "7 rows have no value in the arm column 'version'",
+    ),
+    "text metric": (
+        lambda f: f.assign(retention_7=f.retention_7.map({0: "no", 1: "yes"})),
+        errors.MetricValuesError,
+        "metric 'retention_7': column 'retention_7' holds string, not numbers",
+    ),
+    "all null metric": (
+        lambda f: f.assign(retention_7=np.nan),
+        errors.MetricValuesError,
+        "has no usable value in any row",
+    ),
+    "not 0 or 1": (
+        lambda f: f.assign(retention_7=f.retention_7.where(f.index > 2, 2)),
+        errors.MetricValuesError,
+        "3 values of column 'retention_7' are neither 0 nor 1 (they lie between 0 and 2)",
+    ),
+    "float units": (
+        lambda f: f.assign(userid=f.userid.astype(float)),
+        errors.UnitError,
+        "unit column 'userid' holds decimal numbers (float64)",
+    ),
+    "null units": (
+        lambda f: f.assign(userid=f.userid.astype(str).where(f.index > 3)),
+        errors.UnitError,
+        "4 rows have no value in the unit column 'userid'",
+    ),
+    "duplicates": (
+        lambda f: pd.concat([f, f.head(3)]),
+        errors.UnitError,
+        "3 units of column 'userid' occur more than once (90,192 rows, 90,189 units)",
+    ),
+    "crossed units": (
+        lambda f: pd.concat([f, f.head(2).assign(version="gate_40")]),
+        errors.UnitError,
+        "2 units of column 'userid' occur more than once, 2 of them in two arms",
+    ),
 }
 
 
@@ -133,7 +180,9 @@ def test_nan_infinity_and_nothing_are_left_out_and_counted(players, spend_experi
     column[6:10] = [float("nan"), float("nan"), float("inf"), float("-inf")]
     frame = frame.set_column(frame.schema.get_field_index("spend"), "spend", pa.array(column, pa.float64()))
     cohort = xb.load_cohort(spend_experiment, frame)
-    assert any("6 empty and 2 NaN and 2 infinite of 90,189 values were left out" in check.sentence for check in cohort.checks)
+    assert any(
+        "6 empty and 2 NaN and 2 infinite of 90,189 values were left out" in check.sentence for check in cohort.checks
+    )
     assert cohort.cells.moments("spend", "gate_40").high == 2.0
 
 
@@ -185,7 +234,10 @@ def test_segments_add_up_to_all_units(players, gate_position):
     platform = np.where(players.index % 3, "ios", "android")
     experiment = replace(gate_position, segments=("platform",))
     cells = xb.load_cohort(experiment, players.assign(platform=platform)).cells
-    parts = [cells.moments("retention_7", "gate_40", cells.segments["platform"] == name) for name in cells.segment_values("platform")]
+    parts = [
+        cells.moments("retention_7", "gate_40", cells.segments["platform"] == name)
+        for name in cells.segment_values("platform")
+    ]
     assert cells.segment_values("platform") == ["android", "ios"]
     assert (parts[0] + parts[1]).mean == pytest.approx(cells.moments("retention_7", "gate_40").mean)
 

@@ -28,5 +28,5 @@ CASES = {
 def test_rebuilt_outcomes_equal_the_real_file(name, real_data):
     rebuild, columns = CASES[name]
     real = pd.read_parquet(real_data / name / f"{name}.parquet")
-    wanted = real[columns].astype({column: float for column in columns[1:]}).value_counts().to_dict()
-    assert rebuild()[columns].astype({column: float for column in columns[1:]}).value_counts().to_dict() == wanted
+    wanted = real[columns].astype(dict.fromkeys(columns[1:], float)).value_counts().to_dict()
+    assert rebuild()[columns].astype(dict.fromkeys(columns[1:], float)).value_counts().to_dict() == wanted

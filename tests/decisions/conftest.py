@@ -71,7 +71,15 @@ def flag_at():
 def ask(gate_position, goal, guardrail, posterior_of, flag_at):
     """The decision on the good posterior, with some things changed."""
 
-    def make(*, enrolled=25, looks=1, now=NOW, experiment=gate_position, counts=None, goal=goal, guardrail=guardrail, **flag):
-        return xb.decide(experiment, posterior_of(goal, guardrail, counts=counts), flag=flag_at(enrolled, **flag), looks=looks, now=now)
+    def make(
+        *, enrolled=25, looks=1, now=NOW, experiment=gate_position, counts=None, goal=goal, guardrail=guardrail, **flag
+    ):
+        return xb.decide(
+            experiment,
+            posterior_of(goal, guardrail, counts=counts),
+            flag=flag_at(enrolled, **flag),
+            looks=looks,
+            now=now,
+        )
 
     return make

@@ -11,7 +11,17 @@ import expnb as xb
 from expnb.errors import SpecError
 from expnb.stats.checks import spend
 
-NOTHING = {"p_improvement": None, "p_above_rope": None, "p_harm": None, "p_rope": None, "p_harm_flat": None, "expected_loss_rel": None, "expected_loss_abs": None, "p_best": None, "note": "no posterior"}
+NOTHING = {
+    "p_improvement": None,
+    "p_above_rope": None,
+    "p_harm": None,
+    "p_rope": None,
+    "p_harm_flat": None,
+    "expected_loss_rel": None,
+    "expected_loss_abs": None,
+    "p_best": None,
+    "note": "no posterior",
+}
 
 
 def test_good_news_below_the_last_rung_ramps_up_one_rung(ask):
@@ -40,7 +50,11 @@ def test_harm_on_goal_or_guardrail_closes_the_gate(ask, goal, guardrail, broken)
 
 
 def test_harm_needs_no_clean_sample_ratio_no_units_and_no_other_metric(ask, goal, guardrail):
-    decision = ask(goal=replace(goal, **NOTHING), guardrail=replace(guardrail, p_harm_flat=0.9999), counts={"gate_30": 900, "gate_40": 100})
+    decision = ask(
+        goal=replace(goal, **NOTHING),
+        guardrail=replace(guardrail, p_harm_flat=0.9999),
+        counts={"gate_30": 900, "gate_40": 100},
+    )
     assert decision.action == "roll_back"
 
 
@@ -77,12 +91,17 @@ def test_a_sample_ratio_of_0_009_warns_and_does_not_block(ask):
     assert any("p = 0.0086" in note for note in decision.notes)
 
 
-def test_the_sample_ratio_uses_the_weights_that_the_flag_really_had(ask, gate_position, goal, guardrail, posterior_of, flag_at):
+def test_the_sample_ratio_uses_the_weights_that_the_flag_really_had(
+    ask, gate_position, goal, guardrail, posterior_of, flag_at
+):
     counts = {"gate_30": 90_000, "gate_40": 10_000}
     flag = flag_at(25)
     uneven = replace(flag, exposure=replace(flag.exposure, weights={"gate_30": 90, "gate_40": 10}))
     now = datetime(2017, 2, 20).astimezone()
-    assert xb.decide(gate_position, posterior_of(goal, guardrail, counts=counts), flag=uneven, looks=1, now=now).action == "ramp_up"
+    assert (
+        xb.decide(gate_position, posterior_of(goal, guardrail, counts=counts), flag=uneven, looks=1, now=now).action
+        == "ramp_up"
+    )
 
 
 def test_too_few_units_hold(ask):
@@ -178,10 +197,19 @@ def test_no_posterior_whatever_raises_exposure_past_harm_unknowns_or_one_rung(as
     names = ("p_improvement", "p_above_rope", "p_harm", "p_rope", "p_harm_flat", "expected_loss_rel", "p_best")
     drawn = {role: {name: data.draw(PROBABILITY) for name in names} for role in ("goal", "guardrail")}
     enrolled = data.draw(st.sampled_from([0, 1, 5, 25, 50, 100]))
-    decision = ask(enrolled=enrolled, goal=replace(goal, **drawn["goal"]), guardrail=replace(guardrail, **drawn["guardrail"]))
+    decision = ask(
+        enrolled=enrolled, goal=replace(goal, **drawn["goal"]), guardrail=replace(guardrail, **drawn["guardrail"])
+    )
     if decision.to.treated > decision.flag.exposure.treated:
-        assert all(rule.outcome == "met" for rule in decision.rules if rule.name in {"harm", "guardrail", "sample_ratio", "min_units"})
-        assert decision.to.enrolled == decision.flag.exposure.enrolled or decision.to.enrolled == {0: 1, 1: 5, 5: 25, 25: 50, 50: 100}[enrolled]
+        assert all(
+            rule.outcome == "met"
+            for rule in decision.rules
+            if rule.name in {"harm", "guardrail", "sample_ratio", "min_units"}
+        )
+        assert (
+            decision.to.enrolled == decision.flag.exposure.enrolled
+            or decision.to.enrolled == {0: 1, 1: 5, 5: 25, 25: 50, 50: 100}[enrolled]
+        )
     assert 0 <= decision.to.enrolled <= 100
     assert decision.reasons
 
@@ -201,7 +229,7 @@ def test_what_does_not_belong_together_is_refused(ask, gate_position, goal, guar
 
 
 def test_names_are_escaped_in_html(ask, goal, gate_position, guardrail):
-    nasty = "<b>'\"retention\"&"
+    nasty = '<b>\'"retention"&'
     metrics = tuple(replace(m, name=nasty) if m.role == "goal" else m for m in gate_position.metrics)
     page = ask(goal=replace(goal, metric=nasty), experiment=replace(gate_position, metrics=metrics))._repr_html_()
     assert "<b>" not in page

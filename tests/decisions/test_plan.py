@@ -18,14 +18,23 @@ def plan(gate_position, ask):
 
 def test_a_plan_says_from_where_to_where(plan):
     assert (plan.verb, plan.before.enrolled, plan.after.enrolled, plan.base_version) == ("ramp_up", 25, 50, "7-abc")
-    assert str(plan) == "ramp_up: gate-position in production: enrolled 25 %, treated 12.5 % -> enrolled 50 %, treated 25 %"
+    assert (
+        str(plan)
+        == "ramp_up: gate-position in production: enrolled 25 %, treated 12.5 % -> enrolled 50 %, treated 25 %"
+    )
     assert plan.raises_treated
     assert plan.expires_at == NOW + timedelta(hours=24)
 
 
 def test_the_id_binds_everything(plan):
     assert plan.id == replace(plan).id
-    for change in ({"base_version": "8-abc"}, {"after": replace(plan.after, enrolled=51)}, {"policy_hash": "x"}, {"evidence_hash": "x"}, {"expires_at": NOW}):
+    for change in (
+        {"base_version": "8-abc"},
+        {"after": replace(plan.after, enrolled=51)},
+        {"policy_hash": "x"},
+        {"evidence_hash": "x"},
+        {"expires_at": NOW},
+    ):
         assert replace(plan, **change).id != plan.id
 
 

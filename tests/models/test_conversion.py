@@ -61,7 +61,7 @@ def test_build_can_leave_other_treatments_out(three_arms):
 def test_build_refuses_a_metric_without_a_model(experiment_of, cells_of):
     spend = Metric(name="spend", kind="mean", role="goal", rope=0.01)
     counts = {"control": (100, 10), "a": (100, 12)}
-    with pytest.raises(EngineError, match="metric 'spend' is a mean; the pymc engine knows conversion so far. Use engine='exact'"):
+    with pytest.raises(EngineError, match=r"metric 'spend' is a mean; the pymc engine knows conversion so far\. Use engine='exact'"):
         build(experiment_of(*counts, metrics=(spend,)), cells_of(counts, metrics=("spend",)), "spend")
 
 

@@ -6,13 +6,15 @@ import pytest
 
 from expnb.errors import EngineError, NameNotFoundError, PosteriorError
 from expnb.models import Sampling, sample
+from expnb.models.agreement import Gap
 from expnb.models.environment import compile_folder, pytensor_flags
-from expnb.models.fit import fit
+from expnb.models.fit import _agreement, fit
 from expnb.models.sampler import Diagnostics, compiled_shapes
 from expnb.spec.metric import Metric
 from expnb.spec.prior import Prior
 
 METRIC = "retention_7"
+GOAL = Metric(name=METRIC, kind="conversion", role="goal", rope=0.005)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,12 @@ def test_agreement_of_the_engines_is_a_check_of_the_posterior(cookie_fits, three
         assert 0 <= check.value <= 4
 
 
+def test_engines_that_differ_warn_the_caller_too():
+    with pytest.warns(RuntimeWarning, match=r"retention_7: the engines differ by 10\.0 Monte Carlo errors"):
+        (check,) = _agreement(GOAL, [Gap("P(improvement) of a, all", 0.6, 0.5, 2500.0)])
+    assert check.outcome == "warn"
+
+
 @pytest.mark.slow
 def test_a_sampled_posterior_says_what_made_it(cookie_fits):
     exact, sampled = cookie_fits
@@ -105,8 +113,8 @@ def test_a_run_too_short_to_trust_states_no_probability(cookie_cats):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "counts",
-    [{"c": (100, 97), "t": (100, 99)}, {"c": (10**7, 10**6), "t": (10**7, 1_001_500)}, {"c": (1_000, 50), "t": (1_000, 0)}, {"c": (10**7, 9_990_000), "t": (1_000, 1_000)}],
-    ids=["rates near 1", "20 million units", "nothing converted", "very unequal arms"],
+    [{"c": (100, 10), "t": (100, 14)}, {"c": (10**7, 10**6), "t": (10**7, 1_001_500)}, {"c": (100, 97), "t": (100, 99)}, {"c": (10**7, 9_990_000), "t": (1_000, 1_000)}],
+    ids=["200 units", "20 million units", "rates near 1", "very unequal arms"],
 )
 def test_any_size_and_any_rate_samples_without_divergences_at_the_first_attempt(experiment_of, cells_of, counts):
     trace = sample(experiment_of(*counts), cells_of(counts), METRIC, seed=1)
@@ -142,10 +150,9 @@ def test_options_of_the_sampler_are_refused_where_nothing_is_sampled(cookie_cats
 
 def test_a_metric_without_a_model_is_refused_before_anything_is_sampled(experiment_of, cells_of):
     spend = Metric(name="spend", kind="mean", role="guardrail", margin=0.01)
-    goal = Metric(name=METRIC, kind="conversion", role="goal", rope=0.01)
     counts = {"control": (100, 10), "a": (100, 12)}
     with pytest.raises(EngineError, match="metric 'spend' is a mean"):
-        fit(experiment_of(*counts, metrics=(goal, spend)), cells_of(counts, metrics=(METRIC, "spend")), engine="pymc")
+        fit(experiment_of(*counts, metrics=(GOAL, spend)), cells_of(counts, metrics=(METRIC, "spend")), engine="pymc")
 
 
 @pytest.mark.parametrize("option", ["draws", "tune", "chains"])

@@ -18,8 +18,25 @@ EXAMPLES = sorted(NOTEBOOKS.glob("*.ipynb"))
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_a_worked_example_gives_what_it_shows(path, tmp_path):
     shutil.copy(path, tmp_path)
-    arguments = ["--nbval", "--nbval-sanitize-with", str(SANITIZE), "-p", "no:cacheprovider", "-q", "-c", os.devnull, "--rootdir", str(tmp_path)]
-    done = subprocess.run([sys.executable, "-m", "pytest", *arguments, str(tmp_path / path.name)], capture_output=True, text=True, env={**os.environ, "EXPNB_STATIC": "1"}, check=False)
+    arguments = [
+        "--nbval",
+        "--nbval-sanitize-with",
+        str(SANITIZE),
+        "-p",
+        "no:cacheprovider",
+        "-q",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        str(tmp_path),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments, str(tmp_path / path.name)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "EXPNB_STATIC": "1"},
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 

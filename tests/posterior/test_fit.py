@@ -10,11 +10,7 @@ from scipy import stats
 import expnb as xb
 from expnb.posterior.fit import fit_exact
 
-COLUMNS = (
-    "metric, kind, role, variant, segment, n_control, n_treatment, mean_control, mean_treatment, effect_abs, effect_rel, "
-    "effect_abs_post, effect_rel_post, hdi_abs_low, hdi_abs_high, hdi_rel_low, hdi_rel_high, p_improvement, p_above_rope, "
-    "p_harm, p_rope, expected_loss_abs, expected_loss_rel, p_best, p_value, ci_low, ci_high, prior, engine, note"
-).split(", ")
+COLUMNS = ["metric", "kind", "role", "variant", "segment", "n_control", "n_treatment", "mean_control", "mean_treatment", "effect_abs", "effect_rel", "effect_abs_post", "effect_rel_post", "hdi_abs_low", "hdi_abs_high", "hdi_rel_low", "hdi_rel_high", "p_improvement", "p_above_rope", "p_harm", "p_rope", "expected_loss_abs", "expected_loss_rel", "p_best", "p_value", "ci_low", "ci_high", "prior", "engine", "note"]
 
 
 @pytest.fixture
@@ -33,7 +29,9 @@ def test_the_summary_has_the_promised_columns(gate_position, players):
 
 def test_cookie_cats_has_the_published_p_value_and_bootstrap_probabilities(flat):
     assert flat.p_value["retention_7"] == pytest.approx(0.0016, abs=5e-5)
-    assert 1 - flat.p_improvement["retention_7"] == pytest.approx(0.9985, abs=1e-3)  # published bootstrap: 0.998 to 0.999
+    assert 1 - flat.p_improvement["retention_7"] == pytest.approx(
+        0.9985, abs=1e-3
+    )  # published bootstrap: 0.998 to 0.999
     assert 1 - flat.p_improvement["retention_1"] == pytest.approx(0.96, abs=5e-3)  # published bootstrap: 0.96
     assert flat.effect_rel["retention_7"] == pytest.approx(0.1820 / 0.1902 - 1, abs=5e-4)
 
@@ -52,9 +50,23 @@ def test_the_flat_posterior_equals_beta_draws(flat):
 def email():
     """The e-mail experiment with visits as goal and spend for information."""
     weights = {"No E-Mail": 1.0, "Mens E-Mail": 1.0, "Womens E-Mail": 1.0}
-    metrics = (xb.Metric(name="visit", kind="conversion", role="goal", rope=0.01), xb.Metric(name="spend", kind="mean", unit="USD"))
+    metrics = (
+        xb.Metric(name="visit", kind="conversion", role="goal", rope=0.01),
+        xb.Metric(name="spend", kind="mean", unit="USD"),
+    )
     policy = replace(xb.Policy(), min_days=0)
-    return xb.Experiment(name="email", hypothesis="h", owner="o", flag="email", unit="row", variant="segment", control="No E-Mail", weights=weights, metrics=metrics, policy=policy)
+    return xb.Experiment(
+        name="email",
+        hypothesis="h",
+        owner="o",
+        flag="email",
+        unit="row",
+        variant="segment",
+        control="No E-Mail",
+        weights=weights,
+        metrics=metrics,
+        policy=policy,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +159,7 @@ def test_values_without_spread_give_no_probability(fit_money):
 
 def test_a_treatment_that_lost_all_revenue_is_harm_not_a_missing_number(fit_money):
     effect = fit_money(AROUND_10, np.zeros(4000))
-    assert effect.p_harm_flat is None or effect.p_harm_flat > 0.999
-    assert effect.p_improvement is not None
+    assert effect.p_harm_flat > 0.999999
     assert effect.p_improvement < 0.001
 
 

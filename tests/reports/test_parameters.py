@@ -16,7 +16,10 @@ def test_given_parameters_replace_the_defaults():
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"sed": 3}, "the notebook has no parameter 'sed'; it has experiment, seed, apply, share. Did you mean 'seed'?"),
+        (
+            {"sed": 3},
+            "the notebook has no parameter 'sed'; it has experiment, seed, apply, share. Did you mean 'seed'?",
+        ),
         ({"seed": "3"}, "parameter 'seed' is '3' (str); it should be int, such as 20."),
         ({"seed": True}, "parameter 'seed' is True (bool); it should be int, such as 20."),
         ({"apply": 1}, "parameter 'apply' is 1 (int); it should be bool, such as False."),
@@ -39,7 +42,14 @@ def test_no_error_repeats_a_secret():
 
 def test_the_template_has_the_parameters_it_documents():
     known = template_parameters(template_path("ramp_decision"))
-    assert known == {"experiment": "gate_position", "workspace": ".", "source": "", "engine": "exact", "seed": 20, "apply": False}
+    assert known == {
+        "experiment": "gate_position",
+        "workspace": ".",
+        "source": "",
+        "engine": "exact",
+        "seed": 20,
+        "apply": False,
+    }
 
 
 def test_an_unknown_template_offers_the_nearest():

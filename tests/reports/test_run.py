@@ -58,6 +58,9 @@ def test_an_unknown_parameter_runs_nothing(practice):
 def test_a_failing_cell_is_a_sentence_and_pushes_nothing(practice):
     flags = practice.root / "flags.flagd.json"
     before = flags.read_bytes()
-    with pytest.raises(ReportError, match=r"no cohort file at .*missing\.parquet.* The notebook reports/email_campaign-.*\.ipynb shows where"):
+    with pytest.raises(
+        ReportError,
+        match=r"no cohort file at .*missing\.parquet.* The notebook reports/email_campaign-.*\.ipynb shows where",
+    ):
         run_report(practice, "email_campaign", parameters={"source": "missing.parquet", "apply": True})
     assert flags.read_bytes() == before

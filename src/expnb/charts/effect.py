@@ -11,7 +11,7 @@ import altair as alt
 from expnb.charts import words
 from expnb.charts.figure import Figure
 from expnb.charts.rows import Row, domain, make_row, shared_scale, to_table
-from expnb.charts.theme import BETTER, CHARACTER, FAINT, FONT, TEXT, TEXT_SIZE, TITLE_SIZE, WIDTH, WORSE
+from expnb.charts.theme import BETTER, CHARACTER, FAINT, TEXT, TEXT_SIZE, WIDTH, WORSE, config
 from expnb.errors import NameNotFoundError
 from expnb.posterior.effect import Effect
 from expnb.posterior.posterior import Posterior
@@ -144,34 +144,10 @@ def _chart(rows: Sequence[Row], control: str, caption: Sequence[str]) -> alt.VCo
     drawn: list[Layer] = [_row(row, ends, head=row is rows[0]) for row in rows]
     axis: list[Layer] = [_axis(rows[0], ends)] if any(row.known for row in rows) else []
     figure = alt.vconcat(*drawn, *axis, _caption(caption))
-    return _styled(figure.properties(title=title, spacing=8, background="transparent", description=" ".join(caption)))
-
-
-def _styled(figure: alt.VConcatChart) -> alt.VConcatChart:
-    styled: alt.VConcatChart = (
-        figure.configure(font=FONT, padding={"left": 8, "right": 8, "top": 6, "bottom": 4})
-        .configure_view(stroke=None, fill=None)
-        .configure_title(
-            color=TEXT,
-            subtitleColor=TEXT,
-            fontSize=TITLE_SIZE,
-            subtitleFontSize=TEXT_SIZE,
-            fontWeight=600,
-            subtitlePadding=4,
-        )
-        .configure_axis(
-            labelColor=TEXT,
-            titleColor=TEXT,
-            tickColor=FAINT,
-            domainColor=FAINT,
-            labelFontSize=TEXT_SIZE,
-            titleFontSize=TEXT_SIZE,
-            titleFontWeight="normal",
-            grid=False,
-        )
-        .configure_text(font=FONT, fontSize=TEXT_SIZE, color=TEXT)
+    drawing: alt.VConcatChart = figure.properties(
+        title=title, spacing=8, background="transparent", description=" ".join(caption), config=config()
     )
-    return styled
+    return drawing
 
 
 def _x(ends: Ends, field: str = "x", axis: alt.Axis | None = None) -> alt.X:
@@ -315,11 +291,8 @@ def _density(row: Row, frame: _Frame) -> list[Layer]:
         _area([point for point in curve if side * point["x"] >= 0], name, colour, opacity, tip, frame)
         for name, colour, opacity, side in sides
     ]
-    outline = (
-        alt.Chart(_values(*curve)).mark_line(color=FAINT, strokeWidth=1.2).encode(x=_x(frame.ends), y=_y(frame.heights))
-    )
     peak = float(row.x[row.y.argmax()])
-    return [*areas, outline, frame.text(_centred(peak, tip, frame.ends), _LABEL, tip, colour=BETTER, bold=True)]
+    return [*areas, frame.text(_centred(peak, tip, frame.ends), _LABEL, tip, colour=BETTER, bold=True)]
 
 
 def _area(
@@ -327,7 +300,12 @@ def _area(
 ) -> alt.Chart:
     # The name says which side it is, to readers of the specification as to screen readers of the drawing.
     area = alt.Chart(_values(*points)).mark_area(
-        color=colour, opacity=opacity, description=f"{name} side of the density; {tip}"
+        interpolate="monotone",
+        color=colour,
+        fillOpacity=opacity,
+        opacity=1,
+        line=alt.OverlayMarkDef(color=FAINT, strokeWidth=1.2, opacity=1),
+        description=f"{name} side of the density; {tip}",
     )
     drawn: alt.Chart = area.encode(x=_x(frame.ends), y=_y(frame.heights), y2="base:Q", tooltip=alt.value(tip))
     return drawn

@@ -43,7 +43,8 @@ class Figure:
     def spec(self) -> dict[str, Any]:
         """The Vega-Lite specification; the same figure gives the same one, whatever theme Altair is set to."""
         # Not as a top level: that would mix in Altair's global theme and move the values behind a data transformer.
-        return {"$schema": SCHEMA, **self.chart.to_dict(context={"top_level": False})}
+        # Not validated: the tests compile what is drawn, and a user would wait for it each time.
+        return {"$schema": SCHEMA, **self.chart.to_dict(validate=False, context={"top_level": False})}
 
     def svg(self) -> str:
         """The chart as SVG with a transparent background."""

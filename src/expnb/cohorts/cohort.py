@@ -32,9 +32,14 @@ class Cohort:
         return "\n".join(lines + [f"{MARKS[check.outcome]} {check.sentence}" for check in self.checks])
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><td style='text-align:left'>{name}</td><td>{self.cells.count(name):,}</td><td>{self.experiment.share(name):.1%}</td></tr>" for name in map(html.escape, self.experiment.variants))
+        rows = "".join(
+            f"<tr><td style='text-align:left'>{name}</td><td>{self.cells.count(name):,}</td><td>{self.experiment.share(name):.1%}</td></tr>"
+            for name in map(html.escape, self.experiment.variants)
+        )
         notes = "".join(f"<li>{MARKS[check.outcome]} {html.escape(check.sentence)}</li>" for check in self.checks)
-        caption = f"{html.escape(self.experiment.name)}: {self.cells.units:,} units from {html.escape(self.cells.source)}"
+        caption = (
+            f"{html.escape(self.experiment.name)}: {self.cells.units:,} units from {html.escape(self.cells.source)}"
+        )
         return f"<table><caption style='text-align:left;font-weight:bold;white-space:nowrap'>{caption}</caption><tr><th style='text-align:left'>arm</th><th>units</th><th>promised</th></tr>{rows}</table><ul style='list-style:none;padding-left:0'>{notes}</ul>"
 
 

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from expnb.cohorts.sources import Engine
-from expnb.errors import ArmsError, CohortError, ColumnNotFoundError, EmptyCohortError, MetricValuesError, NullArmError, UnitError
+from expnb.errors import (
+    ArmsError,
+    CohortError,
+    ColumnNotFoundError,
+    EmptyCohortError,
+    MetricValuesError,
+    NullArmError,
+    UnitError,
+)
 from expnb.spec.experiment import ROW_UNIT, Experiment
 from expnb.spec.metric import Metric
 from expnb.stats.cells import Cells, MetricCells
@@ -69,14 +77,20 @@ def check_units(experiment: Experiment, table: ir.Table, engine: Engine, source:
             raise EmptyCohortError(source)
         return
     unit = table[experiment.unit]
-    found = engine.to_pyarrow(table.aggregate(rows=table.count(), units=unit.nunique(), null=unit.isnull().sum())).to_pylist()[0]
+    found = engine.to_pyarrow(
+        table.aggregate(rows=table.count(), units=unit.nunique(), null=unit.isnull().sum())
+    ).to_pylist()[0]
     if found["rows"] == 0:
         raise EmptyCohortError(source)
     if found["null"]:
-        raise UnitError(f"{found['null']:,} rows have no value in the unit column {experiment.unit!r}; every row needs the unit that was randomised. Find out where the ids were lost.")
+        raise UnitError(
+            f"{found['null']:,} rows have no value in the unit column {experiment.unit!r}; every row needs the unit that was randomised. Find out where the ids were lost."
+        )
     if found["units"] < found["rows"]:
         arms = table.group_by(experiment.unit).aggregate(arms=table[experiment.variant].nunique(), rows=table.count())
-        seen = engine.to_pyarrow(arms.aggregate(repeated=(arms.rows > 1).sum(), crossed=(arms.arms > 1).sum())).to_pylist()[0]
+        seen = engine.to_pyarrow(
+            arms.aggregate(repeated=(arms.rows > 1).sum(), crossed=(arms.arms > 1).sum())
+        ).to_pylist()[0]
         crossed = f", {seen['crossed']:,} of them in two arms" if seen["crossed"] else ""
         raise UnitError(
             f"{seen['repeated']:,} units of column {experiment.unit!r} occur more than once{crossed} ({found['rows']:,} rows, {found['units']:,} units); "
@@ -91,7 +105,10 @@ def _statement(experiment: Experiment, table: ir.Table, shifts: Mapping[str, flo
         keys["day"] = table[experiment.exposed_at].cast("date")
     sums: dict[str, ir.Scalar] = {"n": table.count()}
     for number, metric in enumerate(experiment.metrics):
-        sums |= {f"{name}_{number}": value for name, value in _sums(table[metric.column], shifts[metric.name], metric).items()}
+        sums |= {
+            f"{name}_{number}": value
+            for name, value in _sums(table[metric.column], shifts[metric.name], metric).items()
+        }
     return table.group_by(**keys).aggregate(**sums)
 
 
@@ -152,13 +169,20 @@ def _far_shifts(experiment: Experiment, rows: pa.Table, shifts: Mapping[str, flo
 
 def _cells(experiment: Experiment, rows: pa.Table, shifts: Mapping[str, float], source: str) -> Cells:
     size = rows.num_rows
-    days = rows.column("day").to_numpy(zero_copy_only=False).astype("datetime64[D]") if experiment.exposed_at else np.full(size, np.datetime64("NaT", "D"))
+    days = (
+        rows.column("day").to_numpy(zero_copy_only=False).astype("datetime64[D]")
+        if experiment.exposed_at
+        else np.full(size, np.datetime64("NaT", "D"))
+    )
     return Cells(
         variant=_texts(rows, "variant"),
         segments={name: _texts(rows, f"segment_{name}") for name in experiment.segments},
         day=days,
         n=_integers(rows, "n"),
-        metrics={metric.name: _metric_cells(rows, number, metric, shifts[metric.name]) for number, metric in enumerate(experiment.metrics)},
+        metrics={
+            metric.name: _metric_cells(rows, number, metric, shifts[metric.name])
+            for number, metric in enumerate(experiment.metrics)
+        },
         checks=(),
         source=source,
     )
@@ -177,7 +201,9 @@ def _metric_cells(rows: pa.Table, number: int, metric: Metric, shift: float) -> 
         high=_numbers(rows, f"high_{number}"),
     )
     if not cells.n_ok.sum():
-        raise MetricValuesError(metric.name, f"column {metric.column!r} has no usable value in any row. Check how the column is filled.")
+        raise MetricValuesError(
+            metric.name, f"column {metric.column!r} has no usable value in any row. Check how the column is filled."
+        )
     if metric.kind == "conversion":
         other = int(_integers(rows, f"other_{number}").sum())
         if other:
@@ -202,10 +228,23 @@ def _checks(experiment: Experiment, cells: Cells) -> list[Check]:
     checks = [sample_ratio({name: cells.count(name) for name in experiment.variants}, experiment.weights)]
     undated = int(cells.n[np.isnat(cells.day)].sum()) if experiment.exposed_at else 0
     if undated:
-        checks.append(Check("exposed_at", undated / cells.units, "warn", f"{undated:,} units have no value in {experiment.exposed_at!r} and belong to no day."))
+        checks.append(
+            Check(
+                "exposed_at",
+                undated / cells.units,
+                "warn",
+                f"{undated:,} units have no value in {experiment.exposed_at!r} and belong to no day.",
+            )
+        )
     for metric in experiment.metrics:
         column = cells.metrics[metric.name]
-        found = unusable_values(metric.name, null=int(column.n_null.sum()), nan=int(column.n_nan.sum()), infinite=int(column.n_infinite.sum()), total=cells.units)
+        found = unusable_values(
+            metric.name,
+            null=int(column.n_null.sum()),
+            nan=int(column.n_nan.sum()),
+            infinite=int(column.n_infinite.sum()),
+            total=cells.units,
+        )
         checks += [found] if found else []
         if metric.kind == "mean":
             checks += _outliers(experiment, cells, metric)
@@ -216,7 +255,9 @@ def _outliers(experiment: Experiment, cells: Cells, metric: Metric) -> list[Chec
     found = []
     for variant in experiment.variants:
         chosen = np.flatnonzero(cells.variant == variant)
-        moments: Moments = fold(Moments.__add__, (cells.metrics[metric.name].moments(int(cell)) for cell in chosen), EMPTY)
+        moments: Moments = fold(
+            Moments.__add__, (cells.metrics[metric.name].moments(int(cell)) for cell in chosen), EMPTY
+        )
         if moments.n:
             farthest = max(moments.low, moments.high, key=lambda value: abs(value - moments.mean))
             found.append(outlier(metric.name, value=farthest, mean=moments.mean, m2=moments.m2))
@@ -240,14 +281,18 @@ def check_columns(experiment: Experiment, table: ir.Table) -> None:
     for metric in experiment.metrics:
         dtype = schema[metric.column]
         if not (dtype.is_numeric() or dtype.is_boolean()):
-            raise MetricValuesError(metric.name, f"column {metric.column!r} holds {dtype}, not numbers. Convert it, or name another column.")
+            raise MetricValuesError(
+                metric.name, f"column {metric.column!r} holds {dtype}, not numbers. Convert it, or name another column."
+            )
     if experiment.unit != ROW_UNIT and (schema[experiment.unit].is_floating() or schema[experiment.unit].is_decimal()):
         raise UnitError(
             f"unit column {experiment.unit!r} holds decimal numbers ({schema[experiment.unit]}); an id is text or a whole number, because 7 and 7.0 would hash to different variants. "
             "Cast it to integer or text where the data is made."
         )
     if experiment.exposed_at and not schema[experiment.exposed_at].is_temporal():
-        raise CohortError(f"column {experiment.exposed_at!r} holds {schema[experiment.exposed_at]}, not times; days cannot be counted. Convert it to a timestamp or a date.")
+        raise CohortError(
+            f"column {experiment.exposed_at!r} holds {schema[experiment.exposed_at]}, not times; days cannot be counted. Convert it to a timestamp or a date."
+        )
 
 
 def _scalar(engine: Engine, expr: ir.Scalar) -> int:

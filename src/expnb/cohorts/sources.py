@@ -70,7 +70,9 @@ def _bind_path(path: str, timezone: str) -> tuple[ir.Table, Engine, str]:
         raise PathNotFoundError(path, "cohort file", siblings)
     reader = READERS.get(Path(files[0]).suffix)
     if reader is None:
-        raise SourceError(f"cohort file {path!r} ends in {Path(files[0]).suffix!r}; known are {', '.join(READERS)}. Convert it to parquet, or pass a frame.")
+        raise SourceError(
+            f"cohort file {path!r} ends in {Path(files[0]).suffix!r}; known are {', '.join(READERS)}. Convert it to parquet, or pass a frame."
+        )
     engine = duckdb_engine(timezone)
     return getattr(engine, reader)(files), cast("Engine", engine), Path(path).name
 
@@ -86,7 +88,9 @@ def _bind_frame(source: object, timezone: str) -> tuple[ir.Table, Engine, str]:
     elif hasattr(source, "collect_schema") and hasattr(source, "collect"):  # a Polars lazy frame
         source = source.collect()
     if not hasattr(source, "__arrow_c_stream__"):
-        raise SourceError(f"a cohort cannot be made from a {kind}; pass a parquet or CSV path, a pandas, Polars or Arrow frame, a DuckDB relation or an Ibis table.")
+        raise SourceError(
+            f"a cohort cannot be made from a {kind}; pass a parquet or CSV path, a pandas, Polars or Arrow frame, a DuckDB relation or an Ibis table."
+        )
     return ibis.memtable(source), cast("Engine", duckdb_engine(timezone)), f"{kind} in memory"
 
 

@@ -7,7 +7,16 @@ from dataclasses import replace
 from datetime import datetime
 
 from expnb.decisions.decision import Action, Decision, Rule
-from expnb.decisions.rules import days_rule, flat_rule, goal_and_guardrails, guardrail_rule, harm_rule, sample_ratio_rule, ship_rules, units_rule
+from expnb.decisions.rules import (
+    days_rule,
+    flat_rule,
+    goal_and_guardrails,
+    guardrail_rule,
+    harm_rule,
+    sample_ratio_rule,
+    ship_rules,
+    units_rule,
+)
 from expnb.errors import SpecError
 from expnb.posterior.effect import Effect
 from expnb.posterior.posterior import Posterior
@@ -48,7 +57,10 @@ def decide(experiment: Experiment, posterior: Posterior, *, flag: FlagState, loo
     to = _exposure(experiment, action, best.variant, flag)
     if action == "hold" and _held_too_long(experiment, flag, now):
         to = replace(flag.exposure, enrolled=experiment.policy.previous_rung(flag.exposure.enrolled))
-        reasons = [*reasons, f"The flag has held at {flag.exposure.enrolled:g} % for over {experiment.policy.max_hold_days} days; one rung down is proposed."]
+        reasons = [
+            *reasons,
+            f"The flag has held at {flag.exposure.enrolled:g} % for over {experiment.policy.max_hold_days} days; one rung down is proposed.",
+        ]
     return Decision(
         experiment=experiment.name,
         action=action,
@@ -73,11 +85,15 @@ def decide(experiment: Experiment, posterior: Posterior, *, flag: FlagState, loo
 
 def _check(experiment: Experiment, posterior: Posterior, flag: FlagState, looks: int, now: datetime) -> None:
     if posterior.experiment != experiment.name:
-        raise SpecError(f"the posterior belongs to {posterior.experiment!r}, the experiment is {experiment.name!r}. Fit this experiment's cohort.")
+        raise SpecError(
+            f"the posterior belongs to {posterior.experiment!r}, the experiment is {experiment.name!r}. Fit this experiment's cohort."
+        )
     if flag.ref.flag != experiment.flag:
         raise SpecError(f"the flag is {flag.ref.flag!r}, the experiment names {experiment.flag!r}. Read that flag.")
     if set(flag.exposure.weights) != set(experiment.weights) or flag.exposure.control != experiment.control:
-        raise SpecError(f"flag {flag.ref.flag!r} has the arms {list(flag.exposure.weights)} with control {flag.exposure.control!r}, the experiment {list(experiment.weights)} with {experiment.control!r}. Correct one of them.")
+        raise SpecError(
+            f"flag {flag.ref.flag!r} has the arms {list(flag.exposure.weights)} with control {flag.exposure.control!r}, the experiment {list(experiment.weights)} with {experiment.control!r}. Correct one of them."
+        )
     if looks < 1:
         raise SpecError(f"looks is {looks}; the first look has number 1.")
     if now.tzinfo is None:
@@ -90,7 +106,15 @@ def _best_treatment(experiment: Experiment, effects: Iterable[Effect]) -> Effect
     return max(goals, key=lambda effect: -1.0 if effect.p_best is None else effect.p_best)
 
 
-def _ask(experiment: Experiment, posterior: Posterior, effects: Sequence[Effect], best: Effect, flag: FlagState, looks: int, now: datetime) -> list[Rule]:
+def _ask(
+    experiment: Experiment,
+    posterior: Posterior,
+    effects: Sequence[Effect],
+    best: Effect,
+    flag: FlagState,
+    looks: int,
+    now: datetime,
+) -> list[Rule]:
     policy = experiment.policy
     goals = [effect for effect in effects if effect.role == "goal"]
     guardrails = [effect for effect in effects if effect.role == "guardrail"]
@@ -122,9 +146,16 @@ def _act(experiment: Experiment, rules: Sequence[Rule], flag: FlagState) -> tupl
         return verdict
     rung = experiment.policy.next_rung(flag.exposure.enrolled)
     if rung is None:
-        return "hold", ["The last rung is reached and the goal has no verdict yet.", *_sentences(_failing(rules, "min_days", "ship_above_rope", "ship_expected_loss", "ship_above_margin"))]
+        return "hold", [
+            "The last rung is reached and the goal has no verdict yet.",
+            *_sentences(_failing(rules, "min_days", "ship_above_rope", "ship_expected_loss", "ship_above_margin")),
+        ]
     allowed = _sentences(rule for rule in rules if rule.name in {"min_units", "guardrail"})
-    return "ramp_up", [f"Nothing speaks against the next rung, {rung:g} % enrolled.", *_sentences(rule for rule in rules if rule.name.startswith("ship_above")), *allowed]
+    return "ramp_up", [
+        f"Nothing speaks against the next rung, {rung:g} % enrolled.",
+        *_sentences(rule for rule in rules if rule.name.startswith("ship_above")),
+        *allowed,
+    ]
 
 
 def _verdict(experiment: Experiment, rules: Sequence[Rule], flag: FlagState) -> tuple[Action, list[str]] | None:
@@ -159,13 +190,22 @@ def _exposure(experiment: Experiment, action: Action, variant: str, flag: FlagSt
 
 def _held_too_long(experiment: Experiment, flag: FlagState, now: datetime) -> bool:
     held = (now - flag.changed_at).days
-    return flag.enabled and not flag.exposure.serve and flag.exposure.enrolled > 0 and held >= experiment.policy.max_hold_days > 0
+    return (
+        flag.enabled
+        and not flag.exposure.serve
+        and flag.exposure.enrolled > 0
+        and held >= experiment.policy.max_hold_days > 0
+    )
 
 
 def _notes(posterior: Posterior, effects: Sequence[Effect], rules: Sequence[Rule], reasons: Sequence[str]) -> list[str]:
     """Warnings of quality checks and notes of effects that are not reasons already."""
     warned = [check.sentence for check in posterior.checks if check.outcome != "ok" and check.name != "sample_ratio"]
-    warned += [rule.sentence for rule in rules if rule.name == "sample_ratio" and rule.value is not None and rule.value < SAMPLE_RATIO_WARN]
+    warned += [
+        rule.sentence
+        for rule in rules
+        if rule.name == "sample_ratio" and rule.value is not None and rule.value < SAMPLE_RATIO_WARN
+    ]
     noted = [f"{effect.metric} under {effect.variant}: {effect.note}." for effect in effects if effect.note]
     return [note for note in (*warned, *noted) if note not in reasons]
 

@@ -17,7 +17,13 @@ Outcome = Literal["met", "not met", "unknown"]
 # From worst to best for the treatment: a plan stands while the newest decision is no worse.
 PRECEDENCE: tuple[Action, ...] = ("roll_back", "hold", "conclude_flat", "ramp_up", "ship")
 EXIT_CODES: Mapping[Action, int] = {"ship": 0, "ramp_up": 0, "hold": 10, "roll_back": 20, "conclude_flat": 30}
-TITLES: Mapping[Action, str] = {"roll_back": "Roll back", "hold": "Hold", "conclude_flat": "Conclude: no difference that matters", "ship": "Ship", "ramp_up": "Ramp up"}
+TITLES: Mapping[Action, str] = {
+    "roll_back": "Roll back",
+    "hold": "Hold",
+    "conclude_flat": "Conclude: no difference that matters",
+    "ship": "Ship",
+    "ramp_up": "Ramp up",
+}
 MARKS: Mapping[Outcome, str] = {"met": "✓", "not met": "✗", "unknown": "?"}
 
 
@@ -98,12 +104,22 @@ class Decision:
     @property
     def evidence_hash(self) -> str:
         """SHA-256 of the decision without its time: the same evidence gives the same hash."""
-        return digest({field.name: getattr(self, field.name) for field in fields(self) if field.name not in {"decided_at", "versions"}})
+        return digest(
+            {
+                field.name: getattr(self, field.name)
+                for field in fields(self)
+                if field.name not in {"decided_at", "versions"}
+            }
+        )
 
     @property
     def title(self) -> str:
         """The action in words, with the change of the flag."""
-        change = f": {self.flag.exposure} -> {self.to}" if self.to != self.flag.exposure else f": flag unchanged, {self.flag.exposure}"
+        change = (
+            f": {self.flag.exposure} -> {self.to}"
+            if self.to != self.flag.exposure
+            else f": flag unchanged, {self.flag.exposure}"
+        )
         return f"{TITLES[self.action]}{change}"
 
     def __str__(self) -> str:
@@ -118,13 +134,17 @@ class Decision:
 
     def markdown(self) -> str:
         """The decision as a page for reviewers."""
-        rules = [f"| {MARKS[rule.outcome]} {rule.outcome} | {rule.name} | {rule.metric} | {rule.variant} | {rule.sentence} |" for rule in self.rules]
+        rules = [
+            f"| {MARKS[rule.outcome]} {rule.outcome} | {rule.name} | {rule.metric} | {rule.variant} | {rule.sentence} |"
+            for rule in self.rules
+        ]
         parts = [
             f"# {self.experiment}: {self.title}",
             f"Decided at {self.decided_at:%Y-%m-%d %H:%M} UTC. {self.footer[0].upper()}{self.footer[1:]}.",
             "\n".join(f"- {reason}" for reason in self.reasons),
             "## Know besides\n\n" + "\n".join(f"- {note}" for note in self.notes) if self.notes else "",
-            "## Every rule\n\n| outcome | rule | metric | variant | in words |\n|---|---|---|---|---|\n" + "\n".join(rules),
+            "## Every rule\n\n| outcome | rule | metric | variant | in words |\n|---|---|---|---|---|\n"
+            + "\n".join(rules),
             f"Evidence `{self.evidence_hash}`, policy `{self.policy_hash}`, flag {self.flag.ref} at version `{self.flag.version}`.",
         ]
         return "\n\n".join(part for part in parts if part) + "\n"

@@ -62,7 +62,14 @@ class RampPlan:
         return f"{self.verb}: {self.ref}: {self.before} -> {self.after}"
 
 
-def plan_ramp(experiment: Experiment, decision: Decision, *, now: datetime, to: float | None = None, valid_for: timedelta = timedelta(hours=24)) -> RampPlan:
+def plan_ramp(
+    experiment: Experiment,
+    decision: Decision,
+    *,
+    now: datetime,
+    to: float | None = None,
+    valid_for: timedelta = timedelta(hours=24),
+) -> RampPlan:
     """The change of the flag that a decision asks for, or a smaller one.
 
     Parameters
@@ -105,13 +112,25 @@ def _target(experiment: Experiment, decision: Decision, to: float | None) -> tup
     experiment.policy.check_rung(to)
     after = replace(before, enrolled=to)
     if after.treated > max(before.treated, decision.to.treated):
-        raise PercentError(to, f"the decision is {decision.action} and allows {decision.to}. Go no higher, or decide again on more data.")
+        raise PercentError(
+            to,
+            f"the decision is {decision.action} and allows {decision.to}. Go no higher, or decide again on more data.",
+        )
     if to == before.enrolled:
         return "hold", after
     return ("ramp_up" if to > before.enrolled else "roll_back" if to == 0 else "ramp_down"), after
 
 
-def plan_change(verb: Verb, experiment: Experiment, state: FlagState, after: Exposure, *, reason: str, now: datetime, valid_for: timedelta = timedelta(hours=24)) -> RampPlan:
+def plan_change(
+    verb: Verb,
+    experiment: Experiment,
+    state: FlagState,
+    after: Exposure,
+    *,
+    reason: str,
+    now: datetime,
+    valid_for: timedelta = timedelta(hours=24),
+) -> RampPlan:
     """A change that a person asks for without a decision: a roll back, or the return to an audited state."""
     return RampPlan(
         verb=verb,

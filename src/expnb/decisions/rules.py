@@ -34,7 +34,15 @@ def harm_rule(effect: Effect, policy: Policy, look: int) -> Rule:
     else:
         outcome = "met"
         sentence = f"{what} shows no harm beyond the margin of {_amount(effect, effect.margin)}: probability {_p(p)} without a prior ({_p(threshold)} needed at look {look})."
-    return Rule(name="harm", metric=effect.metric, variant=effect.variant, value=p, threshold=threshold, outcome=outcome, sentence=sentence)
+    return Rule(
+        name="harm",
+        metric=effect.metric,
+        variant=effect.variant,
+        value=p,
+        threshold=threshold,
+        outcome=outcome,
+        sentence=sentence,
+    )
 
 
 def guardrail_rule(effect: Effect, policy: Policy, enrolled: float) -> Rule:
@@ -42,21 +50,45 @@ def guardrail_rule(effect: Effect, policy: Policy, enrolled: float) -> Rule:
     what = f"Guardrail {effect.metric} under {effect.variant}"
     if effect.p_harm is None or effect.p_harm_flat is None:
         return Rule(
-            name="guardrail", metric=effect.metric, variant=effect.variant, value=None, threshold=None, outcome="unknown", sentence=f"{what} cannot be judged ({effect.note or f'no margin on the {effect.scale} scale'})."
+            name="guardrail",
+            metric=effect.metric,
+            variant=effect.variant,
+            value=None,
+            threshold=None,
+            outcome="unknown",
+            sentence=f"{what} cannot be judged ({effect.note or f'no margin on the {effect.scale} scale'}).",
         )
     if enrolled < policy.learn_at:
         safe, threshold, basis = 1 - effect.p_harm, 1 - GUARDRAIL_EARLY, f"below {policy.learn_at:g} % enrolled"
     else:
-        safe, threshold, basis = 1 - max(effect.p_harm, effect.p_harm_flat), GUARDRAIL_LATE, f"with and without the prior, from {policy.learn_at:g} % enrolled on"
+        safe, threshold, basis = (
+            1 - max(effect.p_harm, effect.p_harm_flat),
+            GUARDRAIL_LATE,
+            f"with and without the prior, from {policy.learn_at:g} % enrolled on",
+        )
     outcome: Outcome = "met" if safe >= threshold else "unknown"
     sentence = f"{what} is {'within' if outcome == 'met' else 'not yet known to be within'} the margin of {_amount(effect, effect.margin)}: {raw(effect)}; probability {_p(safe)} ({_p(threshold)} needed {basis})."
-    return Rule(name="guardrail", metric=effect.metric, variant=effect.variant, value=safe, threshold=threshold, outcome=outcome, sentence=sentence)
+    return Rule(
+        name="guardrail",
+        metric=effect.metric,
+        variant=effect.variant,
+        value=safe,
+        threshold=threshold,
+        outcome=outcome,
+        sentence=sentence,
+    )
 
 
 def sample_ratio_rule(counts: Mapping[str, int], weights: Mapping[str, float], look: int) -> Rule:
     """Whether the arms have the sizes that the flag's real weights promise."""
     check = sample_ratio(counts, weights, look=look)
-    return Rule(name="sample_ratio", value=check.value, threshold=spend(SAMPLE_RATIO_BLOCK, look), outcome="not met" if check.outcome == "block" else "met", sentence=check.sentence)
+    return Rule(
+        name="sample_ratio",
+        value=check.value,
+        threshold=spend(SAMPLE_RATIO_BLOCK, look),
+        outcome="not met" if check.outcome == "block" else "met",
+        sentence=check.sentence,
+    )
 
 
 def units_rule(counts: Mapping[str, int], policy: Policy) -> Rule:
@@ -64,16 +96,35 @@ def units_rule(counts: Mapping[str, int], policy: Policy) -> Rule:
     smallest = min(counts, key=lambda name: counts[name])
     enough = counts[smallest] >= policy.min_units
     sentence = f"The smallest arm, {smallest}, has {counts[smallest]:,} units ({policy.min_units:,} needed)."
-    return Rule(name="min_units", variant=smallest, value=counts[smallest], threshold=policy.min_units, outcome="met" if enough else "unknown", sentence=sentence)
+    return Rule(
+        name="min_units",
+        variant=smallest,
+        value=counts[smallest],
+        threshold=policy.min_units,
+        outcome="met" if enough else "unknown",
+        sentence=sentence,
+    )
 
 
 def days_rule(posterior: Posterior, policy: Policy, now: datetime) -> Rule:
     """Whether enough days of data are in for a verdict on the goal."""
     if policy.min_days == 0:
-        return Rule(name="min_days", value=None, threshold=0, outcome="met", sentence="Days are not asked for (min_days = 0)." if posterior.first_day else "Time rules are not applicable: the data carry no dates.")
+        return Rule(
+            name="min_days",
+            value=None,
+            threshold=0,
+            outcome="met",
+            sentence="Days are not asked for (min_days = 0)."
+            if posterior.first_day
+            else "Time rules are not applicable: the data carry no dates.",
+        )
     days = days_of_data(posterior.first_day, posterior.last_day, now.date())
     return Rule(
-        name="min_days", value=days, threshold=policy.min_days, outcome="met" if days >= policy.min_days else "unknown", sentence=f"{days} days of data are in ({policy.min_days} needed before a verdict on the goal)."
+        name="min_days",
+        value=days,
+        threshold=policy.min_days,
+        outcome="met" if days >= policy.min_days else "unknown",
+        sentence=f"{days} days of data are in ({policy.min_days} needed before a verdict on the goal).",
     )
 
 
@@ -89,11 +140,19 @@ def ship_rules(effect: Effect, policy: Policy) -> Iterator[Rule]:
     if policy.aim == "non_inferiority":
         safe = None if effect.p_harm_flat is None else 1 - effect.p_harm_flat
         yield _threshold_rule(
-            effect, "ship_above_margin", safe, policy.ship.p_above_margin, f"{_goal(effect)} is no worse than the margin of {_amount(effect, effect.margin)} with probability {{value}} without a prior ({{threshold}} needed)."
+            effect,
+            "ship_above_margin",
+            safe,
+            policy.ship.p_above_margin,
+            f"{_goal(effect)} is no worse than the margin of {_amount(effect, effect.margin)} with probability {{value}} without a prior ({{threshold}} needed).",
         )
         return
     yield _threshold_rule(
-        effect, "ship_above_rope", effect.p_above_rope, policy.ship.p_above_rope, f"{_goal(effect)} improves by more than the rope of {_amount(effect, effect.rope)} with probability {{value}} ({{threshold}} needed to ship)."
+        effect,
+        "ship_above_rope",
+        effect.p_above_rope,
+        policy.ship.p_above_rope,
+        f"{_goal(effect)} improves by more than the rope of {_amount(effect, effect.rope)} with probability {{value}} ({{threshold}} needed to ship).",
     )
     yield _loss_rule(effect, policy)
 
@@ -108,8 +167,18 @@ def _loss_rule(effect: Effect, policy: Policy) -> Rule:
     else:
         outcome = "met" if loss <= most else "not met"
         shown = (f"{100 * loss:.3f} %", f"{100 * most:g} %") if relative else (f"{loss:.4g}", f"{most:.4g}")
-        sentence = f"{_goal(effect)}: shipping is expected to cost {shown[0]} where it is worse (at most {shown[1]} allowed)."
-    return Rule(name="ship_expected_loss", metric=effect.metric, variant=effect.variant, value=loss, threshold=most, outcome=outcome, sentence=sentence)
+        sentence = (
+            f"{_goal(effect)}: shipping is expected to cost {shown[0]} where it is worse (at most {shown[1]} allowed)."
+        )
+    return Rule(
+        name="ship_expected_loss",
+        metric=effect.metric,
+        variant=effect.variant,
+        value=loss,
+        threshold=most,
+        outcome=outcome,
+        sentence=sentence,
+    )
 
 
 def flat_rule(effect: Effect, policy: Policy) -> Rule:
@@ -126,7 +195,15 @@ def flat_rule(effect: Effect, policy: Policy) -> Rule:
 def _threshold_rule(effect: Effect, name: str, value: float | None, threshold: float, sentence: str) -> Rule:
     outcome: Outcome = "unknown" if value is None else "met" if value >= threshold else "not met"
     text = sentence.format(value="unknown" if value is None else _p(value), threshold=_p(threshold))
-    return Rule(name=name, metric=effect.metric, variant=effect.variant, value=value, threshold=threshold, outcome=outcome, sentence=text)
+    return Rule(
+        name=name,
+        metric=effect.metric,
+        variant=effect.variant,
+        value=value,
+        threshold=threshold,
+        outcome=outcome,
+        sentence=text,
+    )
 
 
 def raw(effect: Effect) -> str:
@@ -143,14 +220,16 @@ def _goal(effect: Effect) -> str:
 def _amount(effect: Effect, amount: float | None) -> str:
     if amount is None:
         return "(none given)"
-    return f"{100 * amount:g} %" if effect.scale == "relative" else f"{amount:g}{f' {effect.unit}' if effect.unit else ''}"
+    return (
+        f"{100 * amount:g} %" if effect.scale == "relative" else f"{amount:g}{f' {effect.unit}' if effect.unit else ''}"
+    )
 
 
 def _p(value: float) -> str:
     """A probability in percent, never rounded up to certainty."""
-    if value > 0.9999:  # noqa: PLR2004 - display
+    if value > 0.9999:
         return "over 99.99 %"
-    if value < 0.0001:  # noqa: PLR2004 - display
+    if value < 0.0001:
         return "under 0.01 %"
     return f"{100 * value:.2f} %"
 

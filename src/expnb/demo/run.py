@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from expnb.demo.workspace import START, make_workspace
 from expnb.reports.run import Report, notebooks_folder, run_report
-from expnb.workspace import Workspace
+from expnb.workspace import open_workspace
 
 EXAMPLES = ("gate_position.ipynb", "email_campaign.ipynb")
 
@@ -27,30 +29,36 @@ def run_demo(folder: Path, console: Console) -> None:
     with Progress(*columns, console=console) as progress:
         step = progress.add_task("making the workspace: real cohorts, flags, ledger", total=1 + len(START))
         workspace = make_workspace(folder)
-        progress.advance(step)
-        for name in START:
-            progress.update(step, description=f"{name}: running its notebook")
-            before = workspace.flag(workspace.experiment(name)).exposure
-            report = run_report(workspace, name, parameters={"apply": True})
-            progress.advance(step)
-            say(console, workspace, name, report, f"{before}")
-    for example in EXAMPLES:
-        shutil.copy(notebooks_folder() / example, folder)
-    console.print(f"Ledger: {workspace.ledger.verify()}")
-    console.print("Now open a notebook and press the button yourself: [bold]make lab[/bold], then gate_position.ipynb.")
+        before = {name: str(workspace.flag(workspace.experiment(name)).exposure) for name in START}
+        progress.update(step, advance=1, description=f"running the notebooks of {' and '.join(START)}")
+        # A process each: a report changes folder and environment, and two use both cores.
+        with ProcessPoolExecutor(len(START), mp_context=get_context("spawn")) as pool:
+            reports = {pool.submit(run_one, workspace.root, name): name for name in START}
+            for done in as_completed(reports):
+                progress.advance(step)
+                name = reports[done]
+                after = str(workspace.flag(workspace.experiment(name)).exposure)
+                say(console, name, done.result(), before[name], after)
+        for example in EXAMPLES:
+            shutil.copy(notebooks_folder() / example, folder)
+    console.print(f"\nledger: {workspace.ledger.verify()}", highlight=False, soft_wrap=True)
+    console.print("Now press the button yourself: [bold]make lab[/bold], open gate_position.ipynb, and run it.")
 
 
-def say(console: Console, workspace: Workspace, name: str, report: Report, before: str) -> None:
+def run_one(folder: Path, name: str) -> Report:
+    """The report on one experiment, pushed."""
+    return run_report(open_workspace(folder), name, parameters={"apply": True})
+
+
+def say(console: Console, name: str, report: Report, before: str, after: str) -> None:
     """One experiment in words: the decision with its reasons, the flag before and after, the report."""
     decision = report.decision
-    console.print(f"\n[bold]{name}[/bold]: {str(decision['action']).replace('_', ' ')}")
-    for reason in _texts(decision["reasons"]):
-        console.print(f"  - {reason}", highlight=False)
-    for note in _texts(decision["notes"]):
-        console.print(f"  ! {note}", highlight=False)
-    console.print(f"  flag before: {before}", highlight=False)
-    console.print(f"  flag after:  {workspace.flag(workspace.experiment(name)).exposure}", highlight=False)
-    console.print(f"  report:      {report.page}", highlight=False, soft_wrap=True)
+    console.print(f"\n[bold]{name}[/bold]: {str(decision['action']).replace('_', ' ')}", highlight=False)
+    lines = [f"  - {reason}" for reason in _texts(decision["reasons"])] + [
+        f"  ! {note}" for note in _texts(decision["notes"])
+    ]
+    for line in [*lines, f"  flag before: {before}", f"  flag after:  {after}", f"  report:      {report.page}"]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _texts(value: object) -> list[str]:

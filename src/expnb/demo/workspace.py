@@ -36,7 +36,9 @@ def make_workspace(folder: str | Path, *, clock: Callable[[], datetime] = utc_no
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).is_file():
-        raise SpecError(f"folder {str(folder)!r} is not empty and is no demo workspace; nothing was changed. Choose another folder.")
+        raise SpecError(
+            f"folder {str(folder)!r} is not empty and is no demo workspace; nothing was changed. Choose another folder."
+        )
     shutil.rmtree(folder, ignore_errors=True)
     with as_file(files("expnb.demo") / "files") as origin:
         shutil.copytree(origin, folder)

@@ -60,7 +60,7 @@ def labelled(container: Container, coords: Mapping[str, Sequence[str]], attrs: M
         copy.posterior.attrs.update(attrs)
     else:
         copy = whole.copy()
-        copy["posterior"] = whole["posterior"].assign_coords(labels).assign_attrs(dict(attrs))
+        copy["posterior"] = type(whole)(whole["posterior"].to_dataset().assign_coords(labels).assign_attrs(dict(attrs)))
     labelled_copy: Container = copy
     return labelled_copy
 

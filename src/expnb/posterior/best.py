@@ -44,7 +44,9 @@ def share_best(arms: Sequence[Arm], prior: Prior, *, largest: bool) -> FloatArra
         rows = np.arange(first, min(first + _CHUNK, len(out)))
         some = [arm.take(rows) for arm in arms]
         out[rows] = _independent(some, largest=largest) if prior.family == "flat" else _tied(some, prior, largest=largest)
-    return out / out.sum(axis=1, keepdims=True)
+    total: FloatArray = out.sum(axis=1, keepdims=True)
+    shares: FloatArray = out / total
+    return shares
 
 
 # --- independent arms --------------------------------------------------------------------------
@@ -220,7 +222,8 @@ def _given_control(treatments: Sequence[_Treatment], prior: Prior, rows: IntArra
     beats_control = (together[:, 1:] + together[:, :-1] > 0) if largest else (together[:, 1:] + together[:, :-1] < 0)
     control = np.prod(at_zero if largest else 1.0 - at_zero, axis=1, keepdims=True)
     shares = np.concatenate([control, _shares(arms, largest=largest, where=beats_control)], axis=1)
-    return np.sum([arm.log_mass for arm in arms], axis=0), shares
+    log_size: FloatArray = np.sum([arm.log_mass for arm in arms], axis=0)
+    return log_size, shares
 
 
 def _with_prior(treatment: _Treatment, prior: Prior, rows: IntArray, u: FloatArray) -> LogDensity:

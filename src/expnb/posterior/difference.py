@@ -71,8 +71,7 @@ def _normal_integral(control: NormalMean, treatment: NormalMean, prior: Prior, x
         m_c = base + over
         m_t = np.maximum(m_c + d, over)
         miss = m_c - 1.0
-        lam = np.log1p(np.maximum(d / m_c, -1 + 1e-300 + np.minimum(over / m_c, 1.0) * (d < 0)))
-        pull, stiff = _prior_slopes(prior, lam)
+        pull, stiff = _prior_slopes(prior, np.log(m_t) - np.log(m_c))
         turn = -over * d / (m_t * m_c)
         slope = 1.0 - over * (miss / se_c**2 + (miss + x) / se_t**2) - over / m_t + pull * turn
         return slope, over**2 * precision + stiff * turn**2 + 0.05

@@ -54,21 +54,33 @@ class Comparison:
     @property
     def missing(self) -> str:
         """Why no posterior can be stated; empty when one can."""
-        if min(self.control.n, self.treatment.n) < 2:  # noqa: PLR2004 - a variance needs two units
+        if min(self.control.n, self.treatment.n) < 2:
             return "fewer than two units in an arm"
         if self.metric.kind == "mean" and self.control.m2 + self.treatment.m2 == 0:
             return "all values are equal, so nothing is known about their spread"
         return ""
 
     @property
+    def positive_control(self) -> bool:
+        """Whether the control mean is clearly positive, so that a share of it means something."""
+        if self.metric.kind == "conversion":
+            return self.control.mean > 0
+        return self.control.mean >= CLEARLY_POSITIVE * standard_errors(self)[0]
+
+    @property
     def not_relative(self) -> str:
         """Why no relative effect exists; empty when one does."""
-        if self.metric.kind == "conversion":
-            return "" if self.control.mean > 0 else "no relative effect: nothing converted in control"
-        if self.control.mean < CLEARLY_POSITIVE * standard_errors(self)[0]:
-            return "no relative effect: the control mean is not clearly positive"
-        if self.treatment.mean <= 0:
-            return "no relative effect: the treatment mean is not positive"
+        if not self.positive_control:
+            what = (
+                "nothing converted in control"
+                if self.metric.kind == "conversion"
+                else "the control mean is not clearly positive"
+            )
+            return f"no relative effect: {what}"
+        if self.metric.kind == "mean" and self.treatment.mean <= 0:
+            return (
+                "no relative effect: the treatment mean is not positive; rope and margin are shares of the control mean"
+            )
         return ""
 
     @property
@@ -83,12 +95,20 @@ class Comparison:
     @property
     def rope(self) -> float | None:
         """Smallest difference that matters, on `scale`."""
-        return self.metric.rope if self.scale == "relative" else self.metric.rope_abs
+        return self._on_scale(self.metric.rope, self.metric.rope_abs)
 
     @property
     def margin(self) -> float | None:
         """Tolerated harm, on `scale`."""
-        return self.metric.margin if self.scale == "relative" else self.metric.margin_abs
+        return self._on_scale(self.metric.margin, self.metric.margin_abs)
+
+    def _on_scale(self, relative: float | None, absolute: float | None) -> float | None:
+        if self.scale == "relative":
+            return relative
+        # A treatment that lost everything has no log ratio, but it has lost more than any share of the control mean.
+        if absolute is None and relative is not None and self.positive_control:
+            return relative * self.control.mean
+        return absolute
 
     @property
     def cuts(self) -> tuple[float, float, float, float]:
@@ -97,7 +117,9 @@ class Comparison:
         return 0.0, rope, -rope, -self.sign * margin
 
 
-def fit_exact(experiment: Experiment, data: Cells | HasCells, *, prior: Prior | None = None, seed: int = 0) -> Posterior:
+def fit_exact(
+    experiment: Experiment, data: Cells | HasCells, *, prior: Prior | None = None, seed: int = 0
+) -> Posterior:
     """Posterior of every treatment effect, by quadrature; no sampling.
 
     Parameters
@@ -117,10 +139,21 @@ def fit_exact(experiment: Experiment, data: Cells | HasCells, *, prior: Prior | 
     cells = data if isinstance(data, Cells) else data.cells
     prior = prior or experiment.prior
     effects = [effect for metric in experiment.metrics for effect in exact_effects(experiment, cells, metric, prior)]
-    return posterior_of(experiment, cells, effects, engine="exact", prior=prior, seed=seed, versions={"numpy": np.__version__})
+    return posterior_of(
+        experiment, cells, effects, engine="exact", prior=prior, seed=seed, versions={"numpy": np.__version__}
+    )
 
 
-def posterior_of(experiment: Experiment, cells: Cells, effects: Sequence[Effect], *, engine: str, prior: Prior, seed: int, versions: Mapping[str, str]) -> Posterior:
+def posterior_of(
+    experiment: Experiment,
+    cells: Cells,
+    effects: Sequence[Effect],
+    *,
+    engine: str,
+    prior: Prior,
+    seed: int,
+    versions: Mapping[str, str],
+) -> Posterior:
     """Effects with the evidence they rest on."""
     return Posterior(
         experiment=experiment.name,
@@ -152,15 +185,17 @@ def comparisons(experiment: Experiment, cells: Cells, metric: Metric) -> Iterato
 def exact_effects(experiment: Experiment, cells: Cells, metric: Metric, prior: Prior) -> list[Effect]:
     """Effects on one metric, in the order of `comparisons`."""
     pairs = list(comparisons(experiment, cells, metric))
-    numbers: dict[int, Effect] = {}
-    relative = [i for i, pair in enumerate(pairs) if not pair.missing and not pair.not_relative]
-    absolute = [i for i, pair in enumerate(pairs) if not pair.missing and pair.not_relative]
-    for chosen, has_relative in ((relative, True), (absolute, False)):
-        if chosen:
-            made = _quantities([pairs[i] for i in chosen], prior if has_relative else FLAT, has_relative=has_relative)
-            best = _best(pairs, prior)
-            numbers |= {i: assemble(pairs[i], made, row, best[i], prior if has_relative else FLAT, "exact") for row, i in enumerate(chosen)}
-    return [numbers.get(i) or without_posterior(pair, prior, "exact") for i, pair in enumerate(pairs)]
+    best = _best(pairs, prior)
+    groups: dict[tuple[bool, tuple[float, ...]], list[int]] = {}
+    for i, pair in enumerate(pairs):
+        if not pair.missing:
+            groups.setdefault((not pair.not_relative, pair.cuts), []).append(i)
+    effects: dict[int, Effect] = {}
+    for (has_relative, _), chosen in groups.items():
+        stated = prior if has_relative else FLAT
+        made = _quantities([pairs[i] for i in chosen], stated, has_relative=has_relative)
+        effects |= {i: assemble(pairs[i], made, row, best.get(i), stated, "exact") for row, i in enumerate(chosen)}
+    return [effects.get(i) or without_posterior(pair, prior, "exact") for i, pair in enumerate(pairs)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +210,17 @@ class Quantities:
 
 def _quantities(pairs: Sequence[Comparison], prior: Prior, *, has_relative: bool) -> Quantities:
     control, treatment = likelihoods(pairs)
-    cuts = np.array(pairs[0].cuts)  # of one metric on one scale, so equal in all rows
+    cuts = np.array(pairs[0].cuts)  # equal in all rows of a group
     flat_relative = relative_effect(control, treatment, FLAT, cuts) if has_relative else None
     flat_absolute = absolute_effect(control, treatment, FLAT, cuts)
     if prior.family == "flat":
         return Quantities(flat_relative, flat_absolute, flat_relative, flat_absolute)
-    return Quantities(relative_effect(control, treatment, prior, cuts), absolute_effect(control, treatment, prior, cuts), flat_relative, flat_absolute)
+    return Quantities(
+        relative_effect(control, treatment, prior, cuts),
+        absolute_effect(control, treatment, prior, cuts),
+        flat_relative,
+        flat_absolute,
+    )
 
 
 def likelihoods(pairs: Sequence[Comparison]) -> tuple[Arm, Arm]:
@@ -193,7 +233,10 @@ def likelihoods(pairs: Sequence[Comparison]) -> tuple[Arm, Arm]:
 
 
 def _binomial(arms: Sequence[Moments]) -> Binomial:
-    return Binomial(np.array([round(arm.mean * arm.n) for arm in arms], dtype=np.float64), np.array([arm.n for arm in arms], dtype=np.float64))
+    return Binomial(
+        np.array([round(arm.mean * arm.n) for arm in arms], dtype=np.float64),
+        np.array([arm.n for arm in arms], dtype=np.float64),
+    )
 
 
 def standard_errors(pair: Comparison) -> tuple[float, float]:
@@ -220,7 +263,9 @@ def _best(pairs: Sequence[Comparison], prior: Prior) -> dict[int, float]:
 
 def assemble(pair: Comparison, made: Quantities, row: int, best: float | None, prior: Prior, engine: str) -> Effect:
     """One effect from the posteriors of row `row`."""
-    judged, flat = (made.relative, made.flat_relative) if pair.scale == "relative" else (made.absolute, made.flat_absolute)
+    judged, flat = (
+        (made.relative, made.flat_relative) if pair.scale == "relative" else (made.absolute, made.flat_absolute)
+    )
     assert judged is not None  # noqa: S101 - scale is relative only where the relative effect exists
     assert flat is not None  # noqa: S101
     above = [float(value) for value in judged.p_above[row]]
@@ -316,8 +361,10 @@ def _disagreement(pair: Comparison, prior: Prior) -> str:
         return ""
     ses = standard_errors(pair)
     noise = math.hypot(ses[0] / pair.control.mean, ses[1] / pair.treatment.mean)
-    widening = prior.df / (prior.df - 2) if prior.family == "student_t" and prior.df > 2 else 1.0  # noqa: PLR2004 - the variance of a Student-t exists above 2
-    distance = abs(math.log(pair.treatment.mean / pair.control.mean)) / math.hypot(prior.scale * math.sqrt(widening), noise)
+    widening = prior.df / (prior.df - 2) if prior.family == "student_t" and prior.df > 2 else 1.0
+    distance = abs(math.log(pair.treatment.mean / pair.control.mean)) / math.hypot(
+        prior.scale * math.sqrt(widening), noise
+    )
     if distance <= DISAGREEMENT_SD:
         return ""
     return f"prior and data disagree: the raw effect lies {distance:.1f} prior-predictive standard deviations from none"

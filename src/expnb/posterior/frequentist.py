@@ -47,7 +47,7 @@ def welch(control: Moments, treatment: Moments) -> tuple[float | None, float | N
     """
     from scipy.special import stdtr, stdtrit  # noqa: PLC0415 - 0.5 s, only for means
 
-    if control.n < 2 or treatment.n < 2:  # noqa: PLR2004 - a variance needs two units
+    if control.n < 2 or treatment.n < 2:
         return None, None, None
     a, b = control.variance / control.n, treatment.variance / treatment.n
     if a + b == 0:

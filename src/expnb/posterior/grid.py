@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 
 from expnb.errors import PosteriorError
-from expnb.posterior.arms import FloatArray, IntArray
+from expnb.posterior.arms import BoolArray, FloatArray, IntArray
 
 LogDensity: TypeAlias = Callable[[IntArray, FloatArray], FloatArray]
 """``log_density(rows, x)``: log density up to a constant per row, at x of shape (len(rows), point)."""
@@ -127,14 +127,14 @@ def panels(log_density: LogDensity, rows: IntArray, breaks: FloatArray) -> Panel
     return Panels(breaks, x, density / total[..., None], below, top[:, 0, 0] + np.log(total[:, 0]))
 
 
-def unresolved(these: Panels, moment: FloatArray) -> FloatArray:
+def unresolved(these: Panels, moment: FloatArray) -> BoolArray:
     """Panels whose polynomial misses the density, or the density times ``exp(moment * x)``.
 
     The last two coefficients of the Legendre series say how much is missing. Returns booleans, shape (row, panel).
     """
     last = _TO_SERIES[:, -2:]
     width = these.half
-    miss = np.abs(these.density @ last).sum(axis=2) * width > TOLERANCE
+    miss: BoolArray = np.abs(these.density @ last).sum(axis=2) * width > TOLERANCE
     weighted = np.flatnonzero(moment > 0)
     if len(weighted):
         x = these.x[weighted]
@@ -169,14 +169,15 @@ def support(log_density: LogDensity, rows: IntArray, points: FloatArray, moment:
     return out
 
 
-def _within_drop(value: FloatArray) -> FloatArray:
-    keep: FloatArray = value > value.max(axis=1, keepdims=True) - DROP
+def _within_drop(value: FloatArray) -> BoolArray:
+    keep: BoolArray = value > value.max(axis=1, keepdims=True) - DROP
     return keep
 
 
 def first_breaks(ends: FloatArray, extra: FloatArray) -> FloatArray:
     """Panels to begin with: even ones between `ends`, shape (row, 2), and breaks at `extra`, shape (row, any)."""
     even = ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * np.linspace(0.0, 1.0, _UNIFORM_PANELS + 1)
+    even[:, -1] = ends[:, 1]  # rounding must not leave a sliver of a panel
     return np.sort(np.concatenate([even, np.clip(extra, ends[:, :1], ends[:, 1:])], axis=1), axis=1)
 
 
@@ -207,7 +208,7 @@ def resolve(log_density: LogDensity, rows: IntArray, breaks: FloatArray, moment:
                 waiting.append((where[bad], _halve(compact[bad], miss[bad])))
 
 
-def _halve(breaks: FloatArray, miss: FloatArray) -> FloatArray:
+def _halve(breaks: FloatArray, miss: BoolArray) -> FloatArray:
     middle = 0.5 * (breaks[:, :-1] + breaks[:, 1:])
     return np.sort(np.concatenate([breaks, np.where(miss, middle, breaks[:, :-1])], axis=1), axis=1)
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from expnb.posterior.arms import FloatArray, IntArray
+from expnb.posterior.arms import BoolArray, FloatArray, IntArray
 from expnb.posterior.grid import Panels
 
 PROB = 0.95
 _STARTS = np.linspace(0.0, 1.0 - PROB, 17)  # mass left of the interval
 _NEWTON_STEPS = 8
-_BISECTIONS = 48
+_BISECTIONS = 36
+_QUANTILE_STEPS = 60
+_STEP = 1e-6  # mass; nearer to the edge a polynomial no longer tells heights apart
 
 
 def shortest_interval(these: Panels, *, log_scale: bool) -> tuple[FloatArray, FloatArray]:
     """Ends, each of shape (row,), of the shortest interval that holds 95 % of each density.
 
-    For a density with one peak this is the highest density interval. Where the density falls from its very edge on, the interval starts at that edge; where it has two peaks, the interval covers both when that is shorter [1]_.
+    For a density with one peak this is the highest density interval. Where the density falls from its very edge on, the interval starts at that edge; where it has two peaks, the interval covers both when that is
+    shorter [1]_.
 
     Parameters
     ----------
@@ -32,11 +35,33 @@ def shortest_interval(these: Panels, *, log_scale: bool) -> tuple[FloatArray, Fl
     slope = 1.0 if log_scale else 0.0
     low, high, start = _best_start(these, log_scale=log_scale)
     low, high, ok = _newton(these, low, high, slope)
-    inside = (start > 0) & (start < len(_STARTS) - 1)
-    slow = np.flatnonzero(~(ok & inside))
+    low_edge, high_edge = _one_sided(these, start, slope)
+    for rows, prob, edge in ((np.flatnonzero(low_edge), PROB, "low"), (np.flatnonzero(high_edge), 1.0 - PROB, "high")):
+        if len(rows):
+            inner, ends = _quantile(these.take(rows), np.full(len(rows), prob)), these.breaks[rows]
+            low[rows], high[rows] = (ends[:, 0], inner) if edge == "low" else (inner, ends[:, -1])
+    slow = np.flatnonzero(~(ok | low_edge | high_edge))
     if len(slow):
         low[slow], high[slow] = _bisect(these.take(slow), start[slow], slope)
     return low, high
+
+
+def _one_sided(these: Panels, start: IntArray, slope: float) -> tuple[BoolArray, BoolArray]:
+    """Rows whose interval begins, or ends, at the edge of the density: a step away from it already makes the interval longer."""
+    low, high = np.zeros(len(start), dtype=bool), np.zeros(len(start), dtype=bool)
+    for side, last, prob in ((low, 0, _STEP), (high, len(_STARTS) - 1, 1.0 - PROB - _STEP)):
+        rows = np.flatnonzero(start == last)
+        if len(rows):
+            some, at = these.take(rows), np.full(len(rows), prob)
+            height = _log_height(some, np.stack([_quantile(some, at), _quantile(some, at + PROB)], axis=1), slope)
+            side[rows] = height[:, 0] >= height[:, 1] if side is low else height[:, 0] <= height[:, 1]
+    return low, high
+
+
+def _log_height(these: Panels, x: FloatArray, slope: float) -> FloatArray:
+    """Log density of what length is counted in."""
+    height: FloatArray = np.log(np.maximum(these.at(x)[1], 1e-300)) - slope * x
+    return height
 
 
 def _best_start(these: Panels, *, log_scale: bool) -> tuple[FloatArray, FloatArray, IntArray]:
@@ -63,7 +88,7 @@ def _rough_quantile(these: Panels, prob: FloatArray) -> FloatArray:
     return quantile
 
 
-def _newton(these: Panels, low: FloatArray, high: FloatArray, slope: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _newton(these: Panels, low: FloatArray, high: FloatArray, slope: float) -> tuple[FloatArray, FloatArray, BoolArray]:
     """Solve mass = 95 % and equal density at both ends; also says which rows got there."""
     start, end = these.breaks[:, 0], these.breaks[:, -1]
     step = 1e-4 * (high - low)
@@ -91,22 +116,23 @@ def _bisect(these: Panels, start: IntArray, slope: float) -> tuple[FloatArray, F
     right = _STARTS[np.minimum(start + 1, len(_STARTS) - 1)]
     for _ in range(_BISECTIONS):
         middle = 0.5 * (left + right)
-        low, high = _quantile(these, middle), _quantile(these, middle + PROB)
-        density = these.at(np.stack([low, high], axis=1))[1]
-        log_f = np.log(np.maximum(density, 1e-300)) - slope * np.stack([low, high], axis=1)
-        shrinks = log_f[:, 0] < log_f[:, 1]  # moving right shortens the interval
+        ends = np.stack([_quantile(these, middle), _quantile(these, middle + PROB)], axis=1)
+        height = _log_height(these, ends, slope)
+        shrinks = height[:, 0] < height[:, 1]  # moving right shortens the interval
         left, right = np.where(shrinks, middle, left), np.where(shrinks, right, middle)
-    at_edge = right < 1e-12
-    low = np.where(at_edge, these.breaks[:, 0], _quantile(these, left))
-    high = np.where(left > 1.0 - PROB - 1e-12, these.breaks[:, -1], _quantile(these, left + PROB))
-    return low, high
+    return _quantile(these, left), _quantile(these, left + PROB)
 
 
 def _quantile(these: Panels, prob: FloatArray) -> FloatArray:
-    """Quantile of each row by bisection, shape (row,)."""
+    """Quantile of each row, shape (row,), by Newton steps kept inside a shrinking bracket."""
     left, right = these.breaks[:, 0].copy(), these.breaks[:, -1].copy()
-    for _ in range(60):
-        middle = 0.5 * (left + right)
-        above = these.at(middle[:, None])[0][:, 0] > prob
-        left, right = np.where(above, left, middle), np.where(above, middle, right)
-    return 0.5 * (left + right)
+    x = 0.5 * (left + right)
+    for _ in range(_QUANTILE_STEPS):
+        mass, density = these.at(x[:, None])
+        miss = mass[:, 0] - prob
+        left, right = np.where(miss > 0, left, x), np.where(miss > 0, x, right)
+        aim = x - miss / np.maximum(density[:, 0], 1e-300)
+        x = np.where((aim > left) & (aim < right), aim, 0.5 * (left + right))
+        if (np.abs(miss) < 1e-13).all():
+            break
+    return x

@@ -61,7 +61,11 @@ class Posterior:
         for effect in self.effects:
             if (effect.metric, effect.variant, effect.segment) == (metric, variant, segment):
                 return effect
-        raise NameNotFoundError("effect", f"{metric} / {variant} / {segment}", [f"{effect.metric} / {effect.variant} / {effect.segment}" for effect in self.effects])
+        raise NameNotFoundError(
+            "effect",
+            f"{metric} / {variant} / {segment}",
+            [f"{effect.metric} / {effect.variant} / {effect.segment}" for effect in self.effects],
+        )
 
     def summary(self) -> pd.DataFrame:
         """One row per metric x treatment (x segment), as a tidy frame.
@@ -83,12 +87,32 @@ class Posterior:
         return "\n".join(lines + [f"  {' | '.join(cells)}" for cells in self._table()])
 
     def _repr_html_(self) -> str:
-        names = ("metric", "treatment", "segment", "control", "treated", "raw effect", "posterior effect (95 % HDI)", "P(improvement)", "P(best)")
+        names = (
+            "metric",
+            "treatment",
+            "segment",
+            "control",
+            "treated",
+            "raw effect",
+            "posterior effect (95 % HDI)",
+            "P(improvement)",
+            "P(best)",
+        )
         head = "".join(f"<th style='text-align:left'>{name}</th>" for name in names)
-        body = "".join("<tr>" + "".join(f"<td style='text-align:left'>{html.escape(text)}</td>" for text in cells) + "</tr>" for cells in self._table())
-        notes = "".join(f"<li>{html.escape(f'{effect.metric}, {effect.variant}: {effect.note}')}</li>" for effect in self.effects if effect.note)
+        body = "".join(
+            "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(text)}</td>" for text in cells) + "</tr>"
+            for cells in self._table()
+        )
+        notes = "".join(
+            f"<li>{html.escape(f'{effect.metric}, {effect.variant}: {effect.note}')}</li>"
+            for effect in self.effects
+            if effect.note
+        )
         caption = f"{html.escape(self.experiment)}: {self.engine} engine, prior {html.escape(self.prior)}"
-        return f"<table><caption style='text-align:left;font-weight:bold;white-space:nowrap'>{caption}</caption><tr>{head}</tr>{body}</table>" + (f"<ul>{notes}</ul>" if notes else "")
+        return (
+            f"<table><caption style='text-align:left;font-weight:bold;white-space:nowrap'>{caption}</caption><tr>{head}</tr>{body}</table>"
+            + (f"<ul>{notes}</ul>" if notes else "")
+        )
 
     def _table(self) -> list[tuple[str, ...]]:
         return [
@@ -117,7 +141,9 @@ def _probability(value: float | None) -> str:
 
 def _interval(effect: Effect) -> str:
     if effect.effect_rel_post is not None and effect.hdi_rel_low is not None and effect.hdi_rel_high is not None:
-        return f"{_percent(effect.effect_rel_post)} ({100 * effect.hdi_rel_low:+.2f} to {_percent(effect.hdi_rel_high)})"
+        return (
+            f"{_percent(effect.effect_rel_post)} ({100 * effect.hdi_rel_low:+.2f} to {_percent(effect.hdi_rel_high)})"
+        )
     if effect.effect_abs_post is not None and effect.hdi_abs_low is not None and effect.hdi_abs_high is not None:
         return f"{effect.effect_abs_post:+.4g} ({effect.hdi_abs_low:+.4g} to {effect.hdi_abs_high:+.4g})"
     return "–"

@@ -111,10 +111,11 @@ def _sides(these: Panels, effect: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _chart(these: Panels, x: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """As many nodes in every row, thinned where there are more."""
-    nodes = x.shape[1] * x.shape[2]
-    chosen = np.round(np.linspace(0, nodes - 1, CHART_POINTS)).astype(np.intp)
-    return x.reshape(len(x), -1)[:, chosen], these.density.reshape(len(x), -1)[:, chosen]
+    """As many nodes in every row, thinned where there are more; panels of no width come last and are left out."""
+    nodes = (these.half > 0).sum(axis=1) * x.shape[2]
+    chosen = np.round(np.linspace(0, nodes - 1, CHART_POINTS, axis=1)).astype(np.intp)
+    flat = x.reshape(len(x), -1), these.density.reshape(len(x), -1)
+    return np.take_along_axis(flat[0], chosen, axis=1), np.take_along_axis(flat[1], chosen, axis=1)
 
 
 def collect(rows: int, cuts: int, parts: Iterable[tuple[IntArray, Quantity]]) -> Quantity:

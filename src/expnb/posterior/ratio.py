@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from expnb.posterior.arms import Binomial, FloatArray, IntArray, NormalMean
+from expnb.posterior.arms import Binomial, BoolArray, FloatArray, IntArray, NormalMean
 from expnb.posterior.grid import LogDensity
 from expnb.spec.prior import Prior
 
@@ -159,7 +159,7 @@ class _RatePair:
         down = np.where(rises, fail_t, fail_c) + 1.0
         other = np.where(rises, fail_c, fail_t)
         powers = np.where(rises, control.successes[:, None], treatment.successes[:, None]) + (1.0 if flat else rises)
-        # peak: down * gap * odds^2 + turn * odds - up = 0
+        # the peak solves a quadratic equation in its odds
         turn = down + other * ratio - up * gap
         root = np.sqrt(turn * turn + 4.0 * down * gap * up)
         high = turn < 0
@@ -203,7 +203,7 @@ class _RatePair:
 # --- a faster stand-in where one polynomial will do --------------------------------------------
 
 
-def chebyshev(log_density: LogDensity, rows: IntArray, ends: FloatArray, points: int) -> tuple[LogDensity, FloatArray]:
+def chebyshev(log_density: LogDensity, rows: IntArray, ends: FloatArray, points: int) -> tuple[LogDensity, BoolArray]:
     """A polynomial in place of `log_density` for x within `ends`, shape (row, 2), and which rows it serves.
 
     `rows` must be sorted; the stand-in takes any of them. A row is served when the last coefficients are below 1e-9 [1]_.
@@ -232,11 +232,11 @@ def chebyshev(log_density: LogDensity, rows: IntArray, ends: FloatArray, points:
     return stand_in, served
 
 
-def fast_binomial(control: Binomial, treatment: Binomial, ends: FloatArray, slow: LogDensity) -> tuple[LogDensity, FloatArray]:
+def fast_binomial(control: Binomial, treatment: Binomial, ends: FloatArray, slow: LogDensity) -> tuple[LogDensity, BoolArray]:
     """``log M`` within `ends` by polynomials, and the rows (booleans) for which they are good enough."""
     smallest = np.minimum.reduce([control.successes, control.failures, treatment.successes, treatment.failures])
     served = np.zeros(len(smallest), dtype=bool)
-    groups: list[tuple[FloatArray, LogDensity]] = []
+    groups: list[tuple[BoolArray, LogDensity]] = []
     for points, chosen in ((16, smallest >= _MANY), (32, (smallest >= _FEW) & (smallest < _MANY))):
         rows = np.flatnonzero(chosen)
         if len(rows):

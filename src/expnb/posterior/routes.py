@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from expnb.errors import PosteriorError
-from expnb.posterior.arms import Arm, Binomial, FloatArray, IntArray, NormalMean
+from expnb.posterior.arms import Arm, Binomial, BoolArray, FloatArray, IntArray, NormalMean
 from expnb.posterior.difference import binomial_difference, normal_difference, normal_difference_with_prior
 from expnb.posterior.grid import LogDensity, Panels, first_breaks, resolve, support
 from expnb.posterior.ratio import Location, binomial_marginal, fast_binomial, locate_binomial, locate_normal, log_prior, normal_marginal
@@ -129,7 +129,7 @@ def mixed_kinds(control: Arm, treatment: Arm) -> PosteriorError:
     )
 
 
-def _two_ways(fast: LogDensity, slow: LogDensity, prior: Prior, place: Location, reach: FloatArray, served: FloatArray, moment: FloatArray) -> Batches:
+def _two_ways(fast: LogDensity, slow: LogDensity, prior: Prior, place: Location, reach: FloatArray, served: BoolArray, moment: FloatArray) -> Batches:
     """The fast way within `reach` for rows `served` by it, if they stay inside; else the slow way."""
     easy, ends = np.flatnonzero(served), np.zeros((len(served), 2))
     if len(easy):

@@ -31,13 +31,19 @@ def check_parameters(given: Mapping[str, Parameter], known: Mapping[str, Paramet
     """
     for name, value in given.items():
         if SECRET_NAME.search(name):
-            raise ParameterError(f"parameter {name!r} looks like a secret; parameters are written into the notebook for everybody to read. Put it into an environment variable and name that variable in expnb.toml.")
+            raise ParameterError(
+                f"parameter {name!r} looks like a secret; parameters are written into the notebook for everybody to read. Put it into an environment variable and name that variable in expnb.toml."
+            )
         if name not in known:
-            raise ParameterError(f"the notebook has no parameter {name!r}; it has {', '.join(known)}.{nearest(name, known)}")
+            raise ParameterError(
+                f"the notebook has no parameter {name!r}; it has {', '.join(known)}.{nearest(name, known)}"
+            )
         default = known[name]
         fits = type(value) is type(default) or (isinstance(default, float) and type(value) is int)
         if not fits:
-            raise ParameterError(f"parameter {name!r} is {value!r} ({type(value).__name__}); it should be {type(default).__name__}, such as {default!r}.")
+            raise ParameterError(
+                f"parameter {name!r} is {value!r} ({type(value).__name__}); it should be {type(default).__name__}, such as {default!r}."
+            )
     return dict(known) | dict(given)
 
 
@@ -53,4 +59,6 @@ def refuse_secrets(notebook: Path) -> None:
     for name, value in os.environ.items():
         if SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET and value in text:
             notebook.unlink()
-            raise ReportError(f"the report would have held the value of the environment variable {name}; it was deleted. Do not print secrets in a notebook.")
+            raise ReportError(
+                f"the report would have held the value of the environment variable {name}; it was deleted. Do not print secrets in a notebook."
+            )

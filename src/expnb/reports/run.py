@@ -14,7 +14,6 @@ from expnb.reports.parameters import Parameter, check_parameters, refuse_secrets
 from expnb.spec.canonical import Json
 from expnb.workspace import Workspace
 
-
 TEMPLATE = "ramp_decision"
 RUNNER_SETS = ("experiment", "workspace")
 
@@ -57,7 +56,15 @@ def template_path(name: str) -> Path:
     return path
 
 
-def run_report(workspace: Workspace, experiment: str, *, template: str = TEMPLATE, parameters: Mapping[str, Parameter] | None = None, now: datetime | None = None, progress: bool = False) -> Report:
+def run_report(
+    workspace: Workspace,
+    experiment: str,
+    *,
+    template: str = TEMPLATE,
+    parameters: Mapping[str, Parameter] | None = None,
+    now: datetime | None = None,
+    progress: bool = False,
+) -> Report:
     """Run a template on an experiment, unattended, and render it to HTML.
 
     Parameters
@@ -91,18 +98,28 @@ def run_report(workspace: Workspace, experiment: str, *, template: str = TEMPLAT
     asked = {key: value for key, value in check_parameters(parameters or {}, known).items() if key not in RUNNER_SETS}
     for key in RUNNER_SETS:
         if key in (parameters or {}):
-            raise ParameterError(f"parameter {key!r} is set by the runner; name the experiment and open the workspace instead.")
+            raise ParameterError(
+                f"parameter {key!r} is set by the runner; name the experiment and open the workspace instead."
+            )
     stem = workspace.root / "reports" / f"{experiment}-{now or workspace.clock():%Y-%m-%d}"
     notebook = stem.with_suffix(".ipynb")
     notebook.parent.mkdir(parents=True, exist_ok=True)
     with static_mode(), inside(workspace.root):
         try:
             papermill.execute_notebook(
-                str(source), str(notebook.relative_to(workspace.root)), parameters={**asked, "experiment": experiment, "workspace": "."}, cwd=".", kernel_name="python3", progress_bar=progress, log_output=False
+                str(source),
+                str(notebook.relative_to(workspace.root)),
+                parameters={**asked, "experiment": experiment, "workspace": "."},
+                cwd=".",
+                kernel_name="python3",
+                progress_bar=progress,
+                log_output=False,
             )
         except PapermillExecutionError as error:
             refuse_secrets(notebook)
-            raise ReportError(f"cell {error.exec_count} of {source.stem} failed: {error.ename}: {error.evalue} The notebook {notebook.relative_to(workspace.root)} shows where.") from error
+            raise ReportError(
+                f"cell {error.exec_count} of {source.stem} failed: {error.ename}: {error.evalue} The notebook {notebook.relative_to(workspace.root)} shows where."
+            ) from error
     refuse_secrets(notebook)
     return Report(notebook, render(notebook), _decision(workspace, experiment))
 
@@ -115,7 +132,11 @@ def template_parameters(path: Path) -> dict[str, Parameter]:
 
     for cell in nbformat.read(path, as_version=4).cells:  # type: ignore[no-untyped-call]
         if "parameters" in cell.metadata.get("tags", []):
-            return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cell.source).body if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
+            return {
+                node.targets[0].id: ast.literal_eval(node.value)
+                for node in ast.parse(cell.source).body
+                if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+            }
     raise ReportError(f"template {path.name} has no cell tagged `parameters`. Tag the cell that holds the defaults.")
 
 
@@ -125,7 +146,10 @@ def render(notebook: Path) -> Path:
 
     # The default page loads four libraries from a CDN; a report has to be readable without one.
     remote = ("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url")
-    page, _ = HTMLExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, **dict.fromkeys(remote, "")).from_filename(str(notebook))
+    exporter = HTMLExporter(  # type: ignore[no-untyped-call]
+        exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, **dict.fromkeys(remote, "")
+    )
+    page, _ = exporter.from_filename(str(notebook))
     path = notebook.with_suffix(".html")
     path.write_text(page, encoding="utf-8")
     return path

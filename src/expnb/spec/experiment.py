@@ -25,7 +25,9 @@ class Traffic:
 
     def __post_init__(self) -> None:
         if self.units_per_day <= 0:
-            raise SpecError(f"units_per_day is {self.units_per_day}; it must be above 0. Leave [traffic] out when it is unknown.")
+            raise SpecError(
+                f"units_per_day is {self.units_per_day}; it must be above 0. Leave [traffic] out when it is unknown."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +148,9 @@ class Experiment(Question):
     @property
     def policy_hash(self) -> str:
         """SHA-256 of everything that decides: policy, metrics, arms, prior and dates."""
-        return digest({name: getattr(self, name) for name in ("policy", "metrics", "weights", "control", "prior", "start", "end")})
+        return digest(
+            {name: getattr(self, name) for name in ("policy", "metrics", "weights", "control", "prior", "start", "end")}
+        )
 
     @property
     def spec_hash(self) -> str:
@@ -156,7 +160,9 @@ class Experiment(Question):
     def questions(self) -> Iterator[str]:
         """What a careful reader would ask about this specification."""
         words = self.hypothesis.lower()
-        if self.policy.aim == "superiority" and any(phrase in words for phrase in ("not hurt", "n't hurt", "no worse", "not harm", "n't harm")):
+        if self.policy.aim == "superiority" and any(
+            phrase in words for phrase in ("not hurt", "n't hurt", "no worse", "not harm", "n't harm")
+        ):
             yield 'the hypothesis says that the change does not hurt, the policy asks for superiority. Is aim = "non_inferiority" meant?'
         if not any(metric.role == "guardrail" for metric in self.metrics):
             yield "no guardrail is named: nothing but the goal can stop this ramp. Which metric must not get worse?"
@@ -173,20 +179,25 @@ class Experiment(Question):
             ("policy", " ".join(self.policy.sentences())),
             ("prior", self.prior.id),
         ]
-        body = "".join(f"<tr><th style='text-align:left;vertical-align:top'>{key}</th><td style='text-align:left'>{html.escape(text)}</td></tr>" for key, text in rows)
+        body = "".join(
+            f"<tr><th style='text-align:left;vertical-align:top'>{key}</th><td style='text-align:left'>{html.escape(text)}</td></tr>"
+            for key, text in rows
+        )
         return f"<table><caption style='text-align:left;font-weight:bold;white-space:nowrap'>experiment {html.escape(self.name)}</caption>{body}</table>"
 
 
 def _check_arms(weights: Mapping[str, float], control: str) -> None:
     if control not in weights:
         raise SpecError(f"control is {control!r}, which is no arm; weights name {list(weights)}. Name one of them.")
-    if len(weights) < 2:  # noqa: PLR2004 - two arms make a comparison
+    if len(weights) < 2:
         raise SpecError(f"weights name only {list(weights)}; a comparison needs at least two arms. Add the treatment.")
     for name, weight in weights.items():
         if not 0 < weight < float("inf"):
             raise SpecError(f"weight of {name!r} is {weight}; it must be above 0. Remove an arm that gets no units.")
         if name == "off":
-            raise SpecError("an arm is called 'off', which means outside the gate. Choose another name, such as 'control'.")
+            raise SpecError(
+                "an arm is called 'off', which means outside the gate. Choose another name, such as 'control'."
+            )
 
 
 def _check_metrics(metrics: tuple[Metric, ...]) -> None:
@@ -196,4 +207,6 @@ def _check_metrics(metrics: tuple[Metric, ...]) -> None:
             raise SpecError(f"metric {name!r} is named twice. Keep one of the two.")
     goals = [metric.name for metric in metrics if metric.role == "goal"]
     if len(goals) != 1:
-        raise SpecError(f'the goals are {goals}; exactly one metric has role = "goal" and decides. Make the others guardrail or info.')
+        raise SpecError(
+            f'the goals are {goals}; exactly one metric has role = "goal" and decides. Make the others guardrail or info.'
+        )

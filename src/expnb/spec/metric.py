@@ -53,22 +53,39 @@ class Metric:
     description: str = ""
 
     def __post_init__(self) -> None:
-        for field in ("rope", "rope_abs", "margin", "margin_abs"):
-            value = getattr(self, field)
-            if value is not None and not 0 <= value < float("inf"):
-                raise SpecError(f"metric {self.name!r}: {field} is {value}; it is a distance and cannot be negative. Write 0.005 for 0.5 %.")
-        for field in ("rope", "margin"):
-            value = getattr(self, field)
-            if value is not None and value >= 1:
-                raise SpecError(f"metric {self.name!r}: {field} is {value}, which means {value:.0%}; a relative {field} lies below 1. Write 0.005 for 0.5 %.")
+        self._check_distances()
         if not self.column:
             object.__setattr__(self, "column", self.name)
         if self.role == "goal":
-            if self.margin is None:
-                object.__setattr__(self, "margin", self.rope)
-            if self.margin_abs is None:
-                object.__setattr__(self, "margin_abs", self.rope_abs)
+            self._inherit_margin()
             if self.rope is None and self.rope_abs is None:
-                raise SpecError(f"goal {self.name!r} has no rope; say which difference matters. Write `rope = 0.005` for 0.5 %.")
+                raise SpecError(
+                    f"goal {self.name!r} has no rope; say which difference matters. Write `rope = 0.005` for 0.5 %."
+                )
         if self.role == "guardrail" and self.margin is None and self.margin_abs is None:
-            raise SpecError(f"guardrail {self.name!r} has no margin; say which harm is tolerated. Write `margin = 0.01` for 1 %.")
+            raise SpecError(
+                f"guardrail {self.name!r} has no margin; say which harm is tolerated. Write `margin = 0.01` for 1 %."
+            )
+
+    def _check_distances(self) -> None:
+        distances = {"rope": self.rope, "margin": self.margin, "rope_abs": self.rope_abs, "margin_abs": self.margin_abs}
+        for field, value in distances.items():
+            if value is None:
+                continue
+            if not 0 <= value < float("inf"):
+                raise SpecError(
+                    f"metric {self.name!r}: {field} is {value}; it is a distance and cannot be negative. "
+                    "Write 0.005 for 0.5 %."
+                )
+            if not field.endswith("_abs") and value >= 1:
+                raise SpecError(
+                    f"metric {self.name!r}: {field} is {value}, which means {value:.0%}; "
+                    f"a relative {field} lies below 1. Write 0.005 for 0.5 %."
+                )
+
+    def _inherit_margin(self) -> None:
+        """A goal that gets worse by more than what matters is harmed."""
+        if self.margin is None:
+            object.__setattr__(self, "margin", self.rope)
+        if self.margin_abs is None:
+            object.__setattr__(self, "margin_abs", self.rope_abs)

@@ -85,9 +85,13 @@ class Policy:
         for rung in self.ladder:
             check_percent(rung)
         if not self.ladder or list(self.ladder) != sorted(set(self.ladder)) or self.ladder[0] <= 0:
-            raise SpecError(f"ladder is {list(self.ladder)}; rungs rise from above 0 to 100. Write [1, 5, 25, 50, 100].")
+            raise SpecError(
+                f"ladder is {list(self.ladder)}; rungs rise from above 0 to 100. Write [1, 5, 25, 50, 100]."
+            )
         if self.learn_at not in self.ladder:
-            raise SpecError(f"learn_at is {self.learn_at:g}, which is no rung of the ladder {_rungs(self.ladder)}. Name one of them.")
+            raise SpecError(
+                f"learn_at is {self.learn_at:g}, which is no rung of the ladder {_rungs(self.ladder)}. Name one of them."
+            )
         check_percent(self.holdback)
         check_probability("harm_alpha", self.harm_alpha)
         for name in ("min_days", "min_units", "max_hold_days"):
@@ -106,7 +110,10 @@ class Policy:
         """Raise `PercentError` unless `enrolled` is 0 or a rung of the ladder."""
         check_percent(enrolled)
         if enrolled and enrolled not in self.ladder:
-            raise PercentError(enrolled, f"the ladder of this experiment has the rungs {_rungs(self.ladder)}. Choose one of them, or 0.")
+            raise PercentError(
+                enrolled,
+                f"the ladder of this experiment has the rungs {_rungs(self.ladder)}. Choose one of them, or 0.",
+            )
 
     def sentences(self) -> Iterator[str]:
         """The policy in words, one rule each."""

@@ -30,9 +30,7 @@ class Prior:
 
     def __post_init__(self) -> None:
         if self.scale <= 0:
-            raise SpecError(
-                f"prior scale is {self.scale}; it must be above 0. Write 0.03 for effects of about 3 %."
-            )
+            raise SpecError(f"prior scale is {self.scale}; it must be above 0. Write 0.03 for effects of about 3 %.")
         if self.df <= 0:
             raise SpecError(f"prior df is {self.df}; it must be above 0. Write 4 for the default.")
 

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, get_args, get_origin, get_type_hints
 
-from expnb.errors import ExpnbError, MissingKeyError, NameNotFoundError, PathNotFoundError, SpecFileError, UnknownKeyError
+from expnb.errors import (
+    ExpnbError,
+    MissingKeyError,
+    NameNotFoundError,
+    PathNotFoundError,
+    SpecFileError,
+    UnknownKeyError,
+)
 from expnb.spec.experiment import Experiment, Question, Traffic
 from expnb.spec.metric import Direction, Metric, MetricKind
 from expnb.spec.policy import Policy
@@ -64,7 +71,9 @@ class CatalogueFile:
     metrics: tuple[MetricDefinition, ...]
 
 
-def read_experiment(path: str | Path, *, catalogue: Mapping[str, MetricDefinition] | None = None, guardrails: Sequence[str] = ()) -> Experiment:
+def read_experiment(
+    path: str | Path, *, catalogue: Mapping[str, MetricDefinition] | None = None, guardrails: Sequence[str] = ()
+) -> Experiment:
     """The experiment in a TOML file.
 
     Parameters
@@ -107,7 +116,10 @@ def read_catalogue(folder: Path) -> dict[str, MetricDefinition]:
     for path in sorted(folder.glob("*.toml")):
         for metric in parse(read_toml(path, "metric file"), CatalogueFile, str(path)).metrics:
             if metric.name in catalogue:
-                raise SpecFileError(str(path), f"metric {metric.name!r} is defined a second time. A metric has one definition: keep one.")
+                raise SpecFileError(
+                    str(path),
+                    f"metric {metric.name!r} is defined a second time. A metric has one definition: keep one.",
+                )
             catalogue[metric.name] = metric
     return catalogue
 
@@ -191,7 +203,9 @@ def _tables(raw: object, file: str) -> list[Table]:
     raise SpecFileError(file, "metrics are tables of their own. Write `[[metrics]]` above each of them.")
 
 
-def _resolve_metrics(entries: list[Table], catalogue: Mapping[str, MetricDefinition], guardrails: Sequence[str], file: str) -> list[Table]:
+def _resolve_metrics(
+    entries: list[Table], catalogue: Mapping[str, MetricDefinition], guardrails: Sequence[str], file: str
+) -> list[Table]:
     """Entries of the file with their catalogue definitions filled in, inherited guardrails behind them."""
     named = {str(entry.get("name", "")) for entry in entries}
     resolved = [_resolve_metric(entry, catalogue, file) for entry in entries]
@@ -207,12 +221,16 @@ def _resolve_metric(entry: Table, catalogue: Mapping[str, MetricDefinition], fil
     name = str(entry.get("name", ""))
     if name not in catalogue:
         if "kind" not in entry and name:
-            raise SpecFileError(file, f"metric {name!r} has no kind and is not in the catalogue ({', '.join(catalogue) or 'which is empty'}). Define it here with `kind`, or correct the name.")
+            raise SpecFileError(
+                file,
+                f"metric {name!r} has no kind and is not in the catalogue ({', '.join(catalogue) or 'which is empty'}). Define it here with `kind`, or correct the name.",
+            )
         return entry
     redefined = [key for key in DEFINING_KEYS if key in entry]
     if redefined:
         raise SpecFileError(
-            file, f"metric {name!r} comes from the catalogue; {', '.join(redefined)} cannot be changed here. Remove the key, change the catalogue for everybody, or choose another name."
+            file,
+            f"metric {name!r} comes from the catalogue; {', '.join(redefined)} cannot be changed here. Remove the key, change the catalogue for everybody, or choose another name.",
         )
     return _definition(catalogue[name]) | dict(entry)
 

@@ -135,6 +135,13 @@ class Cells:
             parts = [str(key[cell]) for key in keys] + [str(self.n[cell])]
             for name in sorted(self.metrics):
                 moments = self.metrics[name].moments(cell)
-                parts += [name, str(moments.n), *(f"{value + 0.0:.{STABLE_DIGITS}g}" for value in (moments.mean, moments.m2, moments.low, moments.high))]
+                parts += [
+                    name,
+                    str(moments.n),
+                    *(
+                        f"{value + 0.0:.{STABLE_DIGITS}g}"
+                        for value in (moments.mean, moments.m2, moments.low, moments.high)
+                    ),
+                ]
             lines.append("\t".join(parts))
         return sha256("\n".join(sorted(lines)).encode()).hexdigest()

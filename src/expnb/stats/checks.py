@@ -88,11 +88,24 @@ def sample_ratio(counts: Mapping[str, int], weights: Mapping[str, float], *, loo
     """
     p = sample_ratio_p(counts, weights)
     total = sum(weights.values())
-    sizes = ", ".join(f"{name} {counts.get(name, 0):,} (expected {sum(counts.values()) * weights[name] / total:,.0f})" for name in weights)
+    sizes = ", ".join(
+        f"{name} {counts.get(name, 0):,} (expected {sum(counts.values()) * weights[name] / total:,.0f})"
+        for name in weights
+    )
     if p < spend(SAMPLE_RATIO_BLOCK, look):
-        return Check("sample_ratio", p, "block", f"The arms do not have the promised sizes: {sizes}; p = {p:.2g}. Effects cannot be trusted: find where units are lost before any step up.")
+        return Check(
+            "sample_ratio",
+            p,
+            "block",
+            f"The arms do not have the promised sizes: {sizes}; p = {p:.2g}. Effects cannot be trusted: find where units are lost before any step up.",
+        )
     if p < SAMPLE_RATIO_WARN:
-        return Check("sample_ratio", p, "warn", f"The sizes of the arms are unusual: {sizes}; p = {p:.2g}. This warns and does not block; look for lost units.")
+        return Check(
+            "sample_ratio",
+            p,
+            "warn",
+            f"The sizes of the arms are unusual: {sizes}; p = {p:.2g}. This warns and does not block; look for lost units.",
+        )
     return Check("sample_ratio", p, "ok", f"The arms have the promised sizes: {sizes}; p = {p:.2g}.")
 
 
@@ -121,7 +134,9 @@ def unusable_values(metric: str, *, null: int, nan: int, infinite: int, total: i
     if not causes:
         return None
     lost = null + nan + infinite
-    return Check(f"values:{metric}", lost / total, "warn", f"{metric}: {' and '.join(causes)} of {total:,} values were left out.")
+    return Check(
+        f"values:{metric}", lost / total, "warn", f"{metric}: {' and '.join(causes)} of {total:,} values were left out."
+    )
 
 
 OUTLIER_SHARE = 0.1
@@ -145,7 +160,12 @@ def outlier(metric: str, *, value: float, mean: float, m2: float) -> Check | Non
     share = (value - mean) ** 2 / m2 if m2 > 0 else 0.0
     if share <= OUTLIER_SHARE:
         return None
-    return Check(f"outlier:{metric}", share, "warn", f"{metric}: one unit has {value:,.6g} (mean {mean:,.4g}) and carries {share:.0%} of the variance of its arm. The mean hangs on it: check that it is real.")
+    return Check(
+        f"outlier:{metric}",
+        share,
+        "warn",
+        f"{metric}: one unit has {value:,.6g} (mean {mean:,.4g}) and carries {share:.0%} of the variance of its arm. The mean hangs on it: check that it is real.",
+    )
 
 
 def worst(checks: Sequence[Check]) -> CheckOutcome:

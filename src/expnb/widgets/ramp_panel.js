@@ -15,8 +15,14 @@ function make(tag, attributes = {}, ...children) {
   return node;
 }
 
-function list(className, items) {
-  return make("ul", { class: className }, ...items.map((text) => make("li", {}, text)));
+/** A sentence in which no number stands on another line than its sign of percent. */
+function sentence(text) {
+  return text.replaceAll(" %", "\u00a0%");
+}
+
+function list(className, heading, items) {
+  const lines = items.map((text) => make("li", {}, sentence(text)));
+  return [make("p", { class: "expnb-ramp-heading" }, heading), make("ul", { class: className }, ...lines)];
 }
 
 /** One rung: a track of all eligible units, the enrolled part of it, and over that the treated part. */
@@ -30,16 +36,20 @@ function rung({ label, enrolled, treated, words }) {
 }
 
 function ladder(bars) {
-  const ticks = ["0", "25", "50", "75", "100 %"].map((text) => make("span", {}, text));
+  const ticks = [0, 25, 50, 75, 100].map((percent) => {
+    const tick = make("span", {}, percent === 100 ? "100 %" : `${percent}`);
+    tick.style.left = `${percent}%`;
+    return tick;
+  });
   const scale = make("div", { class: "expnb-ramp-scale", "aria-hidden": "true" }, ...ticks);
   const key = make("p", { class: "expnb-ramp-key", "aria-hidden": "true" });
   key.append(make("i", { class: "expnb-ramp-treated" }), "treated", make("i", { class: "expnb-ramp-enrolled" }), "enrolled, in percent of eligible units");
-  return make("div", { class: "expnb-ramp-ladder" }, ...bars.map(rung), scale, key);
+  return [...bars.map(rung), scale, key];
 }
 
 function rules(state) {
   const head = make("tr", {}, ...["outcome", "rule", "in words"].map((text) => make("th", { scope: "col" }, text)));
-  const rows = state.rules.map(([mark, outcome, asked, sentence]) => make("tr", { "data-outcome": outcome }, make("td", {}, `${mark} ${outcome}`), make("td", {}, asked), make("td", {}, sentence)));
+  const rows = state.rules.map(([mark, outcome, asked, words]) => make("tr", { "data-outcome": outcome }, make("td", {}, `${mark} ${outcome}`), make("td", {}, asked), make("td", {}, sentence(words))));
   const more = state.more_rules ? [make("p", {}, `${state.more_rules} more rules stand in the decision.`)] : [];
   const table = make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows));
   return make("details", { class: "expnb-ramp-rules" }, make("summary", {}, `All ${state.rules.length + state.more_rules} rules`), table, ...more);
@@ -50,10 +60,10 @@ function story(state, id) {
   const parts = [
     make("p", { class: "expnb-ramp-where" }, make("span", {}, state.experiment), make("span", {}, `flag ${state.flag}`), make("span", {}, state.environment)),
     make("p", { class: "expnb-ramp-title", id, role: "heading", "aria-level": "3" }, state.action),
-    ladder(state.bars),
-    list("expnb-ramp-reasons", state.reasons),
+    make("div", { class: "expnb-ramp-ladder" }),
+    ...list("expnb-ramp-reasons", "Why", state.reasons),
   ];
-  if (state.notes.length) parts.push(list("expnb-ramp-notes", state.notes));
+  if (state.notes.length) parts.push(...list("expnb-ramp-notes", "Know besides", state.notes));
   if (state.rules.length) parts.push(rules(state));
   return parts;
 }
@@ -104,7 +114,7 @@ function render({ model, el }) {
   };
 
   const ask = (state) => {
-    const question = make("p", { id: `${id}-question` }, state.question);
+    const question = make("p", { id: `${id}-question` }, sentence(state.question));
     const yes = button(state.confirm, `expnb-ramp-main${state.danger ? " expnb-ramp-danger" : ""}`, () => confirm(state));
     const group = make("div", { class: "expnb-ramp-ask", role: "group", tabindex: "-1", "aria-labelledby": question.id }, question, yes, button("Cancel", "expnb-ramp-plain", cancel));
     group.addEventListener("keydown", (event) => {
@@ -135,9 +145,10 @@ function render({ model, el }) {
     const held = root.contains(document.activeElement) && actions.contains(document.activeElement);
     clearTimeout(silence);
     root.dataset.phase = state.phase;
+    root.querySelector(".expnb-ramp-ladder").replaceChildren(...ladder(state.bars));
     consent.textContent = state.approvals;
     status.textContent = state.message;
-    problem.textContent = state.error;
+    problem.textContent = sentence(state.error);
     if (asking && offered) return; // a question that stands is not taken away by a refresh
     asking = false;
     if (offered) offer(state);
@@ -149,7 +160,7 @@ function render({ model, el }) {
     }
   }
 
-  root.append(...story(first, id), consent, actions, status, problem, outcome, make("p", { class: "expnb-ramp-small" }, first.small.join(" ")));
+  root.append(...story(first, id), consent, actions, status, problem, outcome, make("p", { class: "expnb-ramp-small" }, sentence(first.small.join(" "))));
   el.append(root);
   update();
   model.on("change:state", update);

@@ -14,7 +14,7 @@ from expnb.decisions.plan import RampPlan
 from expnb.errors import ExpnbError, FlagConflictError, PlanExpiredError, PlanVoidError, PushUncertainError
 from expnb.spec.flag import FlagRef, FlagState
 from expnb.widgets.ramp_twins import to_html, to_text
-from expnb.widgets.ramp_view import Phase, ReceiptLike, View, draw, receipt_rows
+from expnb.widgets.ramp_view import Phase, ReceiptLike, View, draw, receipt_bars, receipt_rows
 
 if TYPE_CHECKING:
     import anywidget
@@ -131,7 +131,7 @@ class RampPanel:
             )
         else:
             self.receipt = receipt
-            self._show(phase="done", message="Done. The flag was read back.", receipt=receipt_rows(receipt))
+            self._show(phase="done", message="Done. The flag was read back.", bars=receipt_bars(receipt), receipt=receipt_rows(receipt))
         finally:
             if self._view.phase == "pushing":  # the kernel was interrupted
                 self._show(

@@ -193,6 +193,12 @@ def approvals(plan: RampPlan, needed: int, given: Sequence[str]) -> str:
     return f"{needed} approval{'s' if needed > 1 else ''} needed, {len(names)} given{who}{missing}."
 
 
+def receipt_bars(receipt: ReceiptLike) -> tuple[Bar, ...]:
+    """The rungs before and after a push, as they were read from the backend."""
+    before = (bar("before", receipt.before.exposure),) if receipt.before else ()
+    return (*before, bar("now", receipt.after.exposure))
+
+
 def receipt_rows(receipt: ReceiptLike) -> tuple[tuple[str, str], ...]:
     """A receipt in words, with both states as they were read from the backend."""
     rows = (
