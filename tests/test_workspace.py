@@ -358,6 +358,13 @@ def test_several_environments_have_to_be_chosen_from(demo):
         open_workspace(demo.root, environment="stagin")
 
 
+def test_the_demo_reports_the_outlier_where_the_row_level_file_is_present(tmp_path, real_data):
+    ws = xb.demo.make_workspace(tmp_path / "demo", data=real_data, clock=lambda: NOW)
+    _, decision = decided(ws, "gate_position")
+    assert decision.action == "roll_back"
+    assert any("game_rounds: one unit has 49,854" in note for note in decision.notes)
+
+
 def test_the_demo_never_deletes_a_folder_that_is_not_its_own(tmp_path):
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "thesis.txt").touch()

@@ -66,13 +66,19 @@ def version(*, version: Annotated[bool, typer.Option("--version", help="Print th
 
 
 @app.command()
-def demo(folder: Annotated[Path, typer.Argument(help="New, empty, or an earlier demo.")] = Path("demo")) -> None:
+def demo(
+    folder: Annotated[Path, typer.Argument(help="New, empty, or an earlier demo.")] = Path("demo"),
+    *,
+    data: Annotated[
+        Path | None, typer.Option(envvar="EXPNB_DATA", help="Folder of the original files, where you have them.")
+    ] = None,
+) -> None:
     """Run the main job on two real experiments: workspace, reports, decisions, moved flags."""
     from rich.console import Console  # noqa: PLC0415 - each command loads what it needs
 
     from expnb.demo.run import run_demo  # noqa: PLC0415
 
-    run_demo(folder, Console())
+    run_demo(folder, Console(), data=data)
 
 
 @app.command()

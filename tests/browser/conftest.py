@@ -38,7 +38,13 @@ def install() -> None:
         return
     for command in (["update"], ["install", "-y", "--no-install-recommends", "chromium", "fonts-dejavu-core"]):
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(["apt-get", "-qq", *command], check=False, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            ["apt-get", "-qq", *command],
+            check=False,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +59,15 @@ def chromium() -> str:
     if os.environ.get("CI") == "true":
         pytest.fail(missing)
     pytest.skip(missing)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """One loud line for all tests that had no browser: pytest folds skips that have one place."""
+    report = yield
+    if report.skipped and isinstance(report.longrepr, tuple) and "NOT TESTED" in report.longrepr[2]:
+        report.longrepr = (__file__, 1, report.longrepr[2])
+    return report
 
 
 @dataclass
@@ -91,13 +106,35 @@ def lab(chromium, workspace_folder, tmp_path_factory):
     news = home / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     news.parent.mkdir(parents=True)
     news.write_text(json.dumps({"fetchNews": "false"}))
-    folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython"}
+    folders = {
+        "JUPYTER_CONFIG_DIR": "config",
+        "JUPYTER_DATA_DIR": "data",
+        "JUPYTER_RUNTIME_DIR": "runtime",
+        "IPYTHONDIR": "ipython",
+    }
     folders |= {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
     environment = {name: value for name, value in os.environ.items() if name != "EXPNB_STATIC"}
     environment |= {name: str(home / folder) for name, folder in folders.items()}
-    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"]
-    command += [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={workspace_folder}", "--LabApp.news_url=None"]
-    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.expose_app_in_browser=True"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyter",
+        "lab",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+    ]
+    command += [
+        f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={workspace_folder}",
+        "--LabApp.news_url=None",
+    ]
+    command += [
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.expose_app_in_browser=True",
+    ]
     with (home / "lab.log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=workspace_folder)
         try:
@@ -137,11 +174,17 @@ def watched(lab, chromium):
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         # High, so that Lab draws every cell; sharp only for pictures, because a browser without a GPU pays for each pixel.
         sharpness = 2 if os.environ.get("EXPNB_SCREENSHOTS") else 1
-        page = browser.new_page(viewport={"width": 1180, "height": 2600}, device_scale_factor=sharpness, reduced_motion="reduce")
+        page = browser.new_page(
+            viewport={"width": 1180, "height": 2600}, device_scale_factor=sharpness, reduced_motion="reduce"
+        )
         page.set_default_timeout(DEADLINE_MS)
         watched = Watched(page)
-        page.on("request", lambda request: None if request.url.startswith(inside) else watched.outside.append(request.url))
-        page.on("console", lambda message: watched.errors.append(message.text[:300]) if message.type == "error" else None)
+        page.on(
+            "request", lambda request: None if request.url.startswith(inside) else watched.outside.append(request.url)
+        )
+        page.on(
+            "console", lambda message: watched.errors.append(message.text[:300]) if message.type == "error" else None
+        )
         page.on("pageerror", lambda error: watched.errors.append(str(error)[:300]))
         yield watched
         browser.close()
@@ -186,7 +229,7 @@ def open_and_run(lab, watched):
         assert page.evaluate(KERNEL_ANSWERS), "the kernel never answered"
         # No await on the command: its promise need not settle.
         page.evaluate("() => { void window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
-        page.get_by_text("every cell has run", exact=True).wait_for()
+        page.get_by_text("every cell has run", exact=True).wait_for(timeout=3 * DEADLINE_MS)
 
     return run
 
@@ -197,8 +240,13 @@ def theme(watched):
     page = watched.page
 
     def switch(name: str) -> None:
-        page.evaluate("theme => { void window.jupyterapp.commands.execute('apputils:change-theme', { theme }); }", f"JupyterLab {name}")
-        page.wait_for_function("light => document.body.dataset.jpThemeLight === light", arg=str(name == "Light").lower())
+        page.evaluate(
+            "theme => { void window.jupyterapp.commands.execute('apputils:change-theme', { theme }); }",
+            f"JupyterLab {name}",
+        )
+        page.wait_for_function(
+            "light => document.body.dataset.jpThemeLight === light", arg=str(name == "Light").lower()
+        )
         page.wait_for_timeout(400)  # style sheets are swapped one after the other
 
     return switch
@@ -209,14 +257,19 @@ def photograph(watched):
     """A function that keeps a picture of the cells that hold a chart and a panel, where EXPNB_SCREENSHOTS names a folder."""
     page, folder = watched.page, os.environ.get("EXPNB_SCREENSHOTS")
 
-    def take(name: str, first: object, last: object, room: int = 16) -> None:
+    def take(name: str, first: object, last: object, room: int = 4) -> None:
         if not folder:
             return
         Path(folder).mkdir(parents=True, exist_ok=True)
         top, bottom = first.bounding_box(), last.bounding_box()
         left = min(top["x"], bottom["x"]) - room
         right = max(top["x"] + top["width"], bottom["x"] + bottom["width"]) + room
-        clip = {"x": left, "y": top["y"] - room, "width": right - left, "height": bottom["y"] + bottom["height"] - top["y"] + 2 * room}
+        clip = {
+            "x": left,
+            "y": top["y"] - room,
+            "width": right - left,
+            "height": bottom["y"] + bottom["height"] - top["y"] + 2 * room,
+        }
         page.screenshot(path=str(Path(folder) / f"{name}.png"), clip=clip)
 
     return take

@@ -57,7 +57,10 @@ POSTERIOR_FIGURES = (
     "effect_rel", "effect_abs_post", "effect_rel_post", "hdi_abs_low", "hdi_abs_high", "hdi_rel_low", "hdi_rel_high", "p_improvement", "p_above_rope", "p_harm", "p_rope",
     "p_harm_flat", "expected_loss_abs", "expected_loss_rel", "p_best", "relative", "absolute",
 )  # fmt: skip
-MISSING = dict.fromkeys(POSTERIOR_FIGURES) | {"scale": "absolute", "note": "no posterior: fewer than two units in an arm"}
+MISSING = dict.fromkeys(POSTERIOR_FIGURES) | {
+    "scale": "absolute",
+    "note": "no posterior: fewer than two units in an arm",
+}
 
 
 def make_posterior(*effects: Effect, control: str = "gate_30") -> Posterior:
@@ -77,9 +80,25 @@ def cookie_cats():
 @pytest.fixture
 def emails():
     """Two treatments of one control, near the published visit rates of Hillstrom's e-mails."""
-    men = make_effect(metric="visit", variant="Mens E-Mail", counts=(21_306, 21_307), means=(0.1062, 0.1828), posterior=(0.716, 0.036), rope=0.01, margin=0.01)
+    men = make_effect(
+        metric="visit",
+        variant="Mens E-Mail",
+        counts=(21_306, 21_307),
+        means=(0.1062, 0.1828),
+        posterior=(0.716, 0.036),
+        rope=0.01,
+        margin=0.01,
+    )
     women = replace(
-        make_effect(metric="visit", variant="Womens E-Mail", counts=(21_306, 21_387), means=(0.1062, 0.1514), posterior=(0.422, 0.032), rope=0.01, margin=0.01),
+        make_effect(
+            metric="visit",
+            variant="Womens E-Mail",
+            counts=(21_306, 21_387),
+            means=(0.1062, 0.1514),
+            posterior=(0.422, 0.032),
+            rope=0.01,
+            margin=0.01,
+        ),
         note="prior and data disagree: the raw effect lies 3.9 prior-predictive standard deviations from none",
     )
     return make_posterior(men, women, control="No E-Mail")

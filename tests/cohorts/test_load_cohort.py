@@ -12,6 +12,7 @@ import pytest
 
 import expnb as xb
 from expnb import errors
+from tests.bad_input import BAD_COHORTS
 
 SOURCES = {
     "pandas": lambda frame, folder: frame,
@@ -75,69 +76,9 @@ def test_a_cohort_says_at_once_that_its_arms_are_uneven(players, gate_position):
     assert "p = 0.0086" in cohort._repr_html_()
 
 
-BAD = {
-    "missing column": (
-        lambda f: f.drop(columns="retention_7"),
-        errors.ColumnNotFoundError,
-        "cohort has no column 'retention_7'; it has ['userid', 'version', 'retention_1']. Did you mean 'retention_1'?",
-    ),
-    "empty": (lambda f: f.head(0), errors.EmptyCohortError, "has no rows"),
-    "one arm": (
-        lambda f: f.assign(version="gate_30"),
-        errors.ArmsError,
-        "column 'version' holds only ['gate_30']; the experiment also has ['gate_40']",
-    ),
-    "unknown arm": (
-        lambda f: f.assign(version=f.version.replace("gate_40", "gate_4O")),
-        errors.ArmsError,
-        "holds the arm 'gate_4O', which the experiment does not name; its arms are ['gate_30', 'gate_40']. Did you mean 'gate_40'?",
-    ),
-    "null arms": (
-        lambda f: f.assign(version=f.version.where(f.index > 6)),
-        errors.NullArmError,
-        "7 rows have no value in the arm column 'version'",
-    ),
-    "text metric": (
-        lambda f: f.assign(retention_7=f.retention_7.map({0: "no", 1: "yes"})),
-        errors.MetricValuesError,
-        "metric 'retention_7': column 'retention_7' holds string, not numbers",
-    ),
-    "all null metric": (
-        lambda f: f.assign(retention_7=np.nan),
-        errors.MetricValuesError,
-        "has no usable value in any row",
-    ),
-    "not 0 or 1": (
-        lambda f: f.assign(retention_7=f.retention_7.where(f.index > 2, 2)),
-        errors.MetricValuesError,
-        "3 values of column 'retention_7' are neither 0 nor 1 (they lie between 0 and 2)",
-    ),
-    "float units": (
-        lambda f: f.assign(userid=f.userid.astype(float)),
-        errors.UnitError,
-        "unit column 'userid' holds decimal numbers (float64)",
-    ),
-    "null units": (
-        lambda f: f.assign(userid=f.userid.astype(str).where(f.index > 3)),
-        errors.UnitError,
-        "4 rows have no value in the unit column 'userid'",
-    ),
-    "duplicates": (
-        lambda f: pd.concat([f, f.head(3)]),
-        errors.UnitError,
-        "3 units of column 'userid' occur more than once (90,192 rows, 90,189 units)",
-    ),
-    "crossed units": (
-        lambda f: pd.concat([f, f.head(2).assign(version="gate_40")]),
-        errors.UnitError,
-        "2 units of column 'userid' occur more than once, 2 of them in two arms",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize("case", BAD_COHORTS)
 def test_bad_data_is_one_sentence_before_any_effect(case, players, gate_position):
-    spoil, error, sentence = BAD[case]
+    spoil, error, sentence = BAD_COHORTS[case]
     with pytest.raises(error) as caught:
         xb.load_cohort(gate_position, spoil(players))
     assert sentence in str(caught.value)

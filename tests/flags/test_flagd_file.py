@@ -106,7 +106,7 @@ def test_a_percentage_is_read_back_exactly_and_times_are_utc(ramp):
 
 def test_a_receipt_survives_pickling(ramp):
     receipt = ramp.push(enrolled=5)
-    assert pickle.loads(pickle.dumps(receipt)) == receipt  # noqa: S301 - our own bytes
+    assert pickle.loads(pickle.dumps(receipt)) == receipt
 
 
 def test_what_others_added_to_the_file_and_to_the_flag_stays(ramp):

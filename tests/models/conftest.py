@@ -37,7 +37,15 @@ def cells_of():
         n, k = (np.array(column, dtype=np.int64) for column in zip(*counts.values(), strict=True))
         none = np.zeros_like(n)
         column = MetricCells(0.0, n, none, none, none, k.astype(float), k.astype(float), none.astype(float), none + 1.0)
-        return Cells(np.array(list(counts)), {}, np.full(n.size, np.datetime64("NaT", "D")), n, dict.fromkeys(metrics, column), (), "by hand")
+        return Cells(
+            np.array(list(counts)),
+            {},
+            np.full(n.size, np.datetime64("NaT", "D")),
+            n,
+            dict.fromkeys(metrics, column),
+            (),
+            "by hand",
+        )
 
     return make
 

@@ -15,7 +15,12 @@ def inference_data():
 
     if not hasattr(az.InferenceData, "assign_coords") or az.InferenceData is getattr(xr, "DataTree", None):
         pytest.skip("ArviZ 1 has no InferenceData")
-    return az.from_dict({"rate": RATES}, sample_stats={"diverging": RATES[..., 0] > 0.5}, dims={"rate": ["variant"]}, coords={"variant": ["0", "1"]})
+    return az.from_dict(
+        {"rate": RATES},
+        sample_stats={"diverging": RATES[..., 0] > 0.5},
+        dims={"rate": ["variant"]},
+        coords={"variant": ["0", "1"]},
+    )
 
 
 def data_tree():
@@ -23,7 +28,9 @@ def data_tree():
     import xarray as xr
 
     posterior = xr.Dataset({"rate": (("chain", "draw", "variant"), RATES)}, coords={"variant": ["0", "1"]})
-    return xr.DataTree.from_dict({"posterior": posterior, "sample_stats": xr.Dataset({"diverging": (("chain", "draw"), RATES[..., 0] > 0.5)})})
+    return xr.DataTree.from_dict(
+        {"posterior": posterior, "sample_stats": xr.Dataset({"diverging": (("chain", "draw"), RATES[..., 0] > 0.5)})}
+    )
 
 
 @pytest.fixture(params=[inference_data, data_tree], ids=["InferenceData", "DataTree"])

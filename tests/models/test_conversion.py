@@ -26,9 +26,16 @@ def parameters(standardised, prior):
 def log_density(standardised, prior):
     """Likelihood times prior times the numeric derivative of the parameters; a Beta(1, 1) is 1."""
     steps = 1e-5 * np.eye(3)
-    jacobian = np.stack([(parameters(standardised + step, prior) - parameters(standardised - step, prior)) / 2e-5 for step in steps])
-    believed = {"student_t": stats.t(prior.df, scale=prior.scale), "normal": stats.norm(scale=prior.scale)}.get(prior.family)
-    total = stats.binom.logpmf(COUNTS.conversions, COUNTS.units, rates_of(standardised, prior)).sum() + np.linalg.slogdet(jacobian)[1]
+    jacobian = np.stack(
+        [(parameters(standardised + step, prior) - parameters(standardised - step, prior)) / 2e-5 for step in steps]
+    )
+    believed = {"student_t": stats.t(prior.df, scale=prior.scale), "normal": stats.norm(scale=prior.scale)}.get(
+        prior.family
+    )
+    total = (
+        stats.binom.logpmf(COUNTS.conversions, COUNTS.units, rates_of(standardised, prior)).sum()
+        + np.linalg.slogdet(jacobian)[1]
+    )
     return total if believed is None else total + believed.logpdf(parameters(standardised, prior)[1:]).sum()
 
 
@@ -61,7 +68,9 @@ def test_build_can_leave_other_treatments_out(three_arms):
 def test_build_refuses_a_metric_without_a_model(experiment_of, cells_of):
     spend = Metric(name="spend", kind="mean", role="goal", rope=0.01)
     counts = {"control": (100, 10), "a": (100, 12)}
-    with pytest.raises(EngineError, match=r"metric 'spend' is a mean; the pymc engine knows conversion so far\. Use engine='exact'"):
+    with pytest.raises(
+        EngineError, match=r"metric 'spend' is a mean; the pymc engine knows conversion so far\. Use engine='exact'"
+    ):
         build(experiment_of(*counts, metrics=(spend,)), cells_of(counts, metrics=("spend",)), "spend")
 
 
@@ -73,7 +82,14 @@ def test_build_names_what_it_does_not_know(three_arms, options):
 
 @pytest.mark.parametrize(
     ("units", "conversions"),
-    [((100, 100), (10, 14)), ((10**7, 10**7), (10**6, 1_001_500)), ((10**7, 100), (10**6, 30)), ((100, 100), (100, 100)), ((1000, 1000), (50, 0)), ((2, 2), (0, 0))],
+    [
+        ((100, 100), (10, 14)),
+        ((10**7, 10**7), (10**6, 1_001_500)),
+        ((10**7, 100), (10**6, 30)),
+        ((100, 100), (100, 100)),
+        ((1000, 1000), (50, 0)),
+        ((2, 2), (0, 0)),
+    ],
 )
 @pytest.mark.parametrize("prior", PRIORS, ids=lambda prior: prior.family)
 def test_the_scale_given_to_the_sampler_is_finite_and_at_the_top_of_the_density(units, conversions, prior):

@@ -43,7 +43,9 @@ def test_sampling_and_quadrature_agree_on_cookie_cats(cookie_fits):
     width = exact.hdi_rel_high - exact.hdi_rel_low
     for name in ("effect_rel_post", "hdi_rel_low", "hdi_rel_high"):
         assert getattr(sampled, name) == pytest.approx(getattr(exact, name), abs=0.05 * width), name
-    assert sampled.effect_abs_post == pytest.approx(exact.effect_abs_post, abs=0.05 * (exact.hdi_abs_high - exact.hdi_abs_low))
+    assert sampled.effect_abs_post == pytest.approx(
+        exact.effect_abs_post, abs=0.05 * (exact.hdi_abs_high - exact.hdi_abs_low)
+    )
     assert sampled.expected_loss_rel == pytest.approx(exact.expected_loss_rel, rel=0.05)
 
 
@@ -106,14 +108,22 @@ def test_a_trace_holds_the_draws_behind_the_posterior_under_the_names_of_the_arm
 
 @pytest.mark.slow
 def test_a_run_too_short_to_trust_states_no_probability(cookie_cats):
-    with pytest.raises(EngineError, match=r"did not converge.*bulk ESS \d+ \(at least 400\).*No probability is stated. Use engine='exact'"):
+    with pytest.raises(
+        EngineError,
+        match=r"did not converge.*bulk ESS \d+ \(at least 400\).*No probability is stated. Use engine='exact'",
+    ):
         fit(*cookie_cats, engine="pymc", sampling=Sampling(draws=20, tune=5))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "counts",
-    [{"c": (100, 10), "t": (100, 14)}, {"c": (10**7, 10**6), "t": (10**7, 1_001_500)}, {"c": (100, 97), "t": (100, 99)}, {"c": (10**7, 9_990_000), "t": (1_000, 1_000)}],
+    [
+        {"c": (100, 10), "t": (100, 14)},
+        {"c": (10**7, 10**6), "t": (10**7, 1_001_500)},
+        {"c": (100, 97), "t": (100, 99)},
+        {"c": (10**7, 9_990_000), "t": (1_000, 1_000)},
+    ],
     ids=["200 units", "20 million units", "rates near 1", "very unequal arms"],
 )
 def test_any_size_and_any_rate_samples_without_divergences_at_the_first_attempt(experiment_of, cells_of, counts):
@@ -167,6 +177,14 @@ def test_an_arm_with_one_unit_has_no_sampled_posterior_and_says_why(experiment_o
     (effect,) = posterior.effects
     assert (effect.p_improvement, effect.p_best, effect.engine) == (None, None, "pymc")
     assert effect.note == "no posterior: fewer than two units in an arm"
+
+
+@pytest.mark.slow
+def test_an_arm_without_a_posterior_leaves_the_others_theirs_but_no_best_arm(experiment_of, cells_of):
+    counts = {"control": (100, 10), "a": (1, 0), "b": (100, 12)}
+    empty, sampled = fit(experiment_of(*counts), cells_of(counts), engine="pymc").effects
+    assert (empty.p_improvement, empty.p_best, sampled.p_best) == (None, None, None)
+    assert 0 < sampled.p_improvement < 1
 
 
 # --- imports ---

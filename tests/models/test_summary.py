@@ -50,7 +50,10 @@ def test_agreement_counts_monte_carlo_errors():
 
 
 def test_engines_that_differ_by_more_than_chance_are_a_warning_with_the_figures():
-    check = agreement("retention_7", [Gap("P(improvement) of a, all", 0.5, 0.5, 2500.0), Gap("P(improvement) of b, all", 0.6, 0.5, 2500.0)])
+    check = agreement(
+        "retention_7",
+        [Gap("P(improvement) of a, all", 0.5, 0.5, 2500.0), Gap("P(improvement) of b, all", 0.6, 0.5, 2500.0)],
+    )
     assert (check.name, check.outcome, check.value) == ("engines:retention_7", "warn", pytest.approx(10.0))
     assert "10.0 Monte Carlo errors (P(improvement) of b, all: 60.00% sampled, 50.00% exact)" in check.sentence
 

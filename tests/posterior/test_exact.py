@@ -21,8 +21,10 @@ Floats = NDArray[np.float64]
 FLAT = Prior("flat")
 PRIORS = [FLAT, Prior(), Prior("normal")]
 CUTS = np.array([0.0, 0.005, -0.005, -0.02, 0.0123])
-NODES, WEIGHTS = np.polynomial.legendre.leggauss(10)
-STEPS = np.array([0.05, 0.15, 0.3, 0.5, 0.75, 1, 1.3, 1.6, 2, 2.4, 2.8, 3.3, 3.8, 4.4, 5, 5.7, 6.4, 7.2, 8, 9, 11, 14, 20, 40, 100])
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)
+STEPS = np.array(
+    [0.05, 0.15, 0.3, 0.5, 0.75, 1, 1.3, 1.6, 2, 2.4, 2.8, 3.3, 3.8, 4.4, 5, 5.7, 6.4, 7.2, 8, 9, 11, 14, 20, 40, 100]
+)
 
 # control successes, units, treatment successes, units
 COUNTS = [
@@ -80,7 +82,11 @@ def nodes(breaks: Floats) -> tuple[Floats, Floats]:
 def log_prior(prior: Prior, lam: Floats) -> Floats:
     if prior.family == "flat":
         return np.zeros_like(lam)
-    return np.asarray(stats.norm.logpdf(lam, 0, prior.scale) if prior.family == "normal" else stats.t.logpdf(lam / prior.scale, prior.df))
+    return np.asarray(
+        stats.norm.logpdf(lam, 0, prior.scale)
+        if prior.family == "normal"
+        else stats.t.logpdf(lam / prior.scale, prior.df)
+    )
 
 
 @dataclass(frozen=True)
@@ -109,20 +115,41 @@ def ladder(middle: float, scale: float) -> Floats:
 def lam_breaks(prior: Prior, middle: float, spread: float, upper: float, extra: Floats) -> Floats:
     breaks = [ladder(middle, spread), extra, np.linspace(-40, 40, 21)]
     if prior.family != "flat":
-        breaks += [ladder(0.0, prior.scale), np.geomspace(100 * prior.scale, 120 * prior.scale + 40, 12), -np.geomspace(100 * prior.scale, 120 * prior.scale + 40, 12)]
+        breaks += [
+            ladder(0.0, prior.scale),
+            np.geomspace(100 * prior.scale, 120 * prior.scale + 40, 12),
+            -np.geomspace(100 * prior.scale, 120 * prior.scale + 40, 12),
+        ]
     return np.append(np.unique(np.clip(np.concatenate(breaks), -40, upper)), upper)
 
 
-def joint(arms: tuple[Binomial, Binomial] | tuple[NormalMean, NormalMean], prior: Prior, cuts_abs: Floats) -> tuple[Reference, Reference]:
+def joint(
+    arms: tuple[Binomial, Binomial] | tuple[NormalMean, NormalMean], prior: Prior, cuts_abs: Floats
+) -> tuple[Reference, Reference]:
     """The joint posterior of the relative and of the absolute effect: control mean outside, log ratio inside, breaks where an effect equals a cut."""
     control, treatment = arms
     if isinstance(control, Binomial) and isinstance(treatment, Binomial):
-        k_c, f_c, k_t, f_t = (float(a[0]) for a in (control.successes, control.failures, treatment.successes, treatment.failures))
+        k_c, f_c, k_t, f_t = (
+            float(a[0]) for a in (control.successes, control.failures, treatment.successes, treatment.failures)
+        )
         middle = (k_c + 1) / (k_c + f_c + 2)
         spread_c = math.sqrt(middle * (1 - middle) / (k_c + f_c))
         edge = np.geomspace(1e-12, 0.5, 24)
         cut_edges = np.concatenate([-cuts_abs, 1 - cuts_abs, 1 / (1 + CUTS)])
-        breaks = np.clip(np.concatenate([[0, 1], edge, 1 - edge, cut_edges, ladder(middle, spread_c), np.linspace(-14, 14, 29) * spread_c + middle]), 0, 1)
+        breaks = np.clip(
+            np.concatenate(
+                [
+                    [0, 1],
+                    edge,
+                    1 - edge,
+                    cut_edges,
+                    ladder(middle, spread_c),
+                    np.linspace(-14, 14, 29) * spread_c + middle,
+                ]
+            ),
+            0,
+            1,
+        )
         m, weight = nodes(breaks)
         log_c = special.xlogy(k_c, m) + special.xlog1py(f_c, -m)
         spread, estimate = math.sqrt((f_t + 0.5) / ((k_t + 0.5) * (k_t + f_t + 1))), (k_t + 0.5) / (k_t + f_t + 1)
@@ -135,8 +162,19 @@ def joint(arms: tuple[Binomial, Binomial] | tuple[NormalMean, NormalMean], prior
         assert isinstance(control, NormalMean)
         assert isinstance(treatment, NormalMean)
         c, s_c, estimate, s_t = (float(a[0]) for a in (control.mean, control.se, treatment.mean, treatment.se))
-        sharp = np.concatenate([ladder((cross - c) / s_c, s_t / s_c) for cross in np.concatenate([estimate / (1 + CUTS), estimate - cuts_abs])])
-        z, weight = nodes(np.clip(np.concatenate([np.linspace(-9, 9, 25), sharp if 3 * s_t < s_c else sharp[:0]]), max(-9, -0.95 * c / s_c), 9))
+        sharp = np.concatenate(
+            [
+                ladder((cross - c) / s_c, s_t / s_c)
+                for cross in np.concatenate([estimate / (1 + CUTS), estimate - cuts_abs])
+            ]
+        )
+        z, weight = nodes(
+            np.clip(
+                np.concatenate([np.linspace(-9, 9, 25), sharp if 3 * s_t < s_c else sharp[:0]]),
+                max(-9, -0.95 * c / s_c),
+                9,
+            )
+        )
         m, log_c = c + s_c * z, -0.5 * z**2
         spread, top = min(1.0, s_t / estimate), math.inf
 
@@ -147,9 +185,16 @@ def joint(arms: tuple[Binomial, Binomial] | tuple[NormalMean, NormalMean], prior
     logs, weights, lams, sizes = [], [], [], []
     for value, share, base in zip(m[keep], weight[keep], log_c[keep], strict=True):
         ratio = 1 + np.concatenate([CUTS, cuts_abs / value])
-        breaks = lam_breaks(prior, math.log(estimate / value), spread, min(40.0, math.log(top / value)), np.log(ratio[ratio > 0]))
+        breaks = lam_breaks(
+            prior, math.log(estimate / value), spread, min(40.0, math.log(top / value)), np.log(ratio[ratio > 0])
+        )
         lam, inner = nodes(breaks)
-        logs.append(log_t(value * np.exp(lam)) + log_prior(prior, lam) + base + (lam + math.log(value) if prior.family == "flat" else 0))
+        logs.append(
+            log_t(value * np.exp(lam))
+            + log_prior(prior, lam)
+            + base
+            + (lam + math.log(value) if prior.family == "flat" else 0)
+        )
         weights.append(inner * share)
         lams.append(lam)
         sizes.append(np.full_like(lam, value))
@@ -159,7 +204,9 @@ def joint(arms: tuple[Binomial, Binomial] | tuple[NormalMean, NormalMean], prior
     return Reference(effect, mass), Reference(effect * np.concatenate(sizes), mass)
 
 
-def assert_agree(found: Quantity, wanted: Reference, cuts: Floats, *, moments: float = 2, tolerance: float = 2e-8) -> None:
+def assert_agree(
+    found: Quantity, wanted: Reference, cuts: Floats, *, moments: float = 2, tolerance: float = 2e-8
+) -> None:
     sd = wanted.sd
     for i, cut in enumerate(cuts):
         assert found.p_above[0, i] == pytest.approx(wanted.mean_of(wanted.effect > cut), abs=tolerance), cut
@@ -181,7 +228,9 @@ CASES += [(counts, prior) for counts in COUNTS[:2] + COUNTS[11:12] for prior in 
 
 
 @pytest.mark.parametrize(("counts", "prior"), CASES, ids=name)
-def test_effects_of_rates_equal_quadrature_in_two_dimensions(counts: tuple[float, float, float, float], prior: Prior) -> None:
+def test_effects_of_rates_equal_quadrature_in_two_dimensions(
+    counts: tuple[float, float, float, float], prior: Prior
+) -> None:
     arms = rates(counts)
     cuts_abs = CUTS * (counts[0] + 1) / (counts[1] + 2)
     relative, absolute = joint(arms, prior, cuts_abs)
@@ -197,7 +246,9 @@ def test_effects_of_rates_equal_quadrature_in_two_dimensions(counts: tuple[float
 
 @pytest.mark.parametrize("prior", [FLAT, Prior(), Prior(scale=0.3)], ids=name)
 @pytest.mark.parametrize("values", MEANS, ids=name)
-def test_effects_of_means_equal_quadrature_in_two_dimensions(values: tuple[float, float, float, float], prior: Prior) -> None:
+def test_effects_of_means_equal_quadrature_in_two_dimensions(
+    values: tuple[float, float, float, float], prior: Prior
+) -> None:
     arms = means(values)
     cuts_abs = CUTS * values[0]
     relative, absolute = joint(arms, prior, cuts_abs)
@@ -210,8 +261,12 @@ def test_effects_of_means_equal_quadrature_in_two_dimensions(values: tuple[float
 
 
 @pytest.mark.parametrize("prior", PRIORS, ids=name)
-@pytest.mark.parametrize("counts", [(300, 30_000, 330, 30_000), (15, 100, 12, 100), (50, 1_000, 86, 1_000), (5, 50, 6, 50)], ids=name)
-def test_interval_holds_95_percent_and_no_other_of_that_mass_is_shorter(counts: tuple[float, float, float, float], prior: Prior) -> None:
+@pytest.mark.parametrize(
+    "counts", [(300, 30_000, 330, 30_000), (15, 100, 12, 100), (50, 1_000, 86, 1_000), (5, 50, 6, 50)], ids=name
+)
+def test_interval_holds_95_percent_and_no_other_of_that_mass_is_shorter(
+    counts: tuple[float, float, float, float], prior: Prior
+) -> None:
     arms = rates(counts)
     for verb in (relative_effect, absolute_effect):
         wide = verb(*arms, prior, CUTS)
@@ -244,10 +299,16 @@ def miller(k_c: int, n_c: int, k_t: int, n_t: int) -> float:
     """P(B > A) of two Beta(1 + k, 1 + n - k), Evan Miller (2015), Formulas for Bayesian A/B Testing, equation 6."""
     a, b, a_t, b_t = k_c + 1, n_c - k_c + 1, k_t + 1, n_t - k_t + 1
     i = np.arange(a_t)
-    return float(np.exp(special.betaln(a + i, b + b_t) - np.log(b_t + i) - special.betaln(1 + i, b_t) - special.betaln(a, b)).sum())
+    return float(
+        np.exp(
+            special.betaln(a + i, b + b_t) - np.log(b_t + i) - special.betaln(1 + i, b_t) - special.betaln(a, b)
+        ).sum()
+    )
 
 
-@pytest.mark.parametrize("counts", [(0, 30, 0, 30), (30, 30, 29, 30), (12, 100, 15, 110), (100, 10_000, 130, 10_000), (3, 100, 330, 10_000)])
+@pytest.mark.parametrize(
+    "counts", [(0, 30, 0, 30), (30, 30, 29, 30), (12, 100, 15, 110), (100, 10_000, 130, 10_000), (3, 100, 330, 10_000)]
+)
 def test_probability_of_the_better_rate_is_the_sum_of_evan_miller(counts: tuple[int, int, int, int]) -> None:
     for verb in (relative_effect, absolute_effect):
         assert verb(*rates(counts), FLAT, CUTS).p_above[0, 0] == pytest.approx(miller(*counts), abs=1e-8)
@@ -283,7 +344,10 @@ def test_best_of_three_normal_means_is_the_known_orthant() -> None:
 @pytest.mark.parametrize("prior", PRIORS, ids=name)
 def test_the_order_of_the_treatments_does_not_matter(prior: Prior) -> None:
     first, second, third = (Binomial(*one(*count)) for count in [(100, 1_000), (120, 1_000), (1, 20)])
-    there, back = prob_best([first, second, third], prior, largest=True), prob_best([first, third, second], prior, largest=True)
+    there, back = (
+        prob_best([first, second, third], prior, largest=True),
+        prob_best([first, third, second], prior, largest=True),
+    )
     assert there[0] == pytest.approx(back[0, [0, 2, 1]], abs=1e-9)
 
 
@@ -293,7 +357,10 @@ def test_best_of_three_rates_under_a_prior_equals_quadrature_in_three_dimensions
     lam, inner = nodes(np.concatenate([np.linspace(-2, 1.6, 73), [0.0]]))
     size = np.exp(stats.binom.logpmf(100, 1_000, m)) * weight
     share = np.zeros(3)
-    density = [stats.binom.pmf(k, n, np.clip(m[:, None] * np.exp(lam), 0, 1)) * np.exp(log_prior(prior, lam)) * inner for k, n in counts[1:]]
+    density = [
+        stats.binom.pmf(k, n, np.clip(m[:, None] * np.exp(lam), 0, 1)) * np.exp(log_prior(prior, lam)) * inner
+        for k, n in counts[1:]
+    ]
     for i in range(len(m)):
         both = size[i] * density[0][i][:, None] * density[1][i]
         high = np.maximum(lam[:, None], lam)
@@ -314,7 +381,10 @@ quiet = settings(max_examples=8, deadline=None)
 @given(count_pairs, count_pairs)
 @quiet
 def test_swapping_independent_arms_mirrors_the_absolute_effect(first: tuple[int, int], second: tuple[int, int]) -> None:
-    there, back = absolute_effect(*rates((*first, *second)), FLAT, np.zeros(1)), absolute_effect(*rates((*second, *first)), FLAT, np.zeros(1))
+    there, back = (
+        absolute_effect(*rates((*first, *second)), FLAT, np.zeros(1)),
+        absolute_effect(*rates((*second, *first)), FLAT, np.zeros(1)),
+    )
     sd = there.sd[0]
     assert there.mean[0] == pytest.approx(-back.mean[0], abs=1e-6 * sd)
     assert there.p_above[0, 0] == pytest.approx(1 - back.p_above[0, 0], abs=1e-8)
@@ -322,9 +392,18 @@ def test_swapping_independent_arms_mirrors_the_absolute_effect(first: tuple[int,
     assert there.hdi_low[0] == pytest.approx(-back.hdi_high[0], abs=1e-4 * sd)
 
 
-@given(positive, st.floats(0.001, 0.15), positive, st.floats(0.001, 0.5), st.sampled_from([1e-9, 0.01, 1e9]), st.sampled_from(PRIORS))
+@given(
+    positive,
+    st.floats(0.001, 0.15),
+    positive,
+    st.floats(0.001, 0.5),
+    st.sampled_from([1e-9, 0.01, 1e9]),
+    st.sampled_from(PRIORS),
+)
 @quiet
-def test_scaling_a_metric_scales_the_absolute_effect_and_leaves_the_relative(m_c: float, r_c: float, m_t: float, r_t: float, by: float, prior: Prior) -> None:
+def test_scaling_a_metric_scales_the_absolute_effect_and_leaves_the_relative(
+    m_c: float, r_c: float, m_t: float, r_t: float, by: float, prior: Prior
+) -> None:
     small, large = (means((f * m_c, f * m_c * r_c, f * m_t, f * m_t * r_t)) for f in (1.0, by))
     for verb, factor in ((relative_effect, 1.0), (absolute_effect, by)):
         one_, other = verb(*small, prior, np.zeros(1)), verb(*large, prior, np.zeros(1))
@@ -336,7 +415,9 @@ def test_scaling_a_metric_scales_the_absolute_effect_and_leaves_the_relative(m_c
 
 @given(count_pairs, count_pairs, st.sampled_from(PRIORS))
 @quiet
-def test_probability_falls_with_the_cut_and_both_effects_agree_on_the_sign(first: tuple[int, int], second: tuple[int, int], prior: Prior) -> None:
+def test_probability_falls_with_the_cut_and_both_effects_agree_on_the_sign(
+    first: tuple[int, int], second: tuple[int, int], prior: Prior
+) -> None:
     arms = rates((*first, *second))
     cuts = np.linspace(-0.9, 0.9, 19)
     found = relative_effect(*arms, prior, cuts)
@@ -345,9 +426,9 @@ def test_probability_falls_with_the_cut_and_both_effects_agree_on_the_sign(first
     assert found.p_above[0, 9] == pytest.approx(absolute_effect(*arms, prior, np.zeros(1)).p_above[0, 0], abs=2e-7)
 
 
-@given(st.lists(count_pairs, min_size=3, max_size=4), st.booleans())
+@given(counts=st.lists(count_pairs, min_size=3, max_size=4), largest=st.booleans())
 @quiet
-def test_shares_of_being_best_add_up_to_one(counts: list[tuple[int, int]], largest: bool) -> None:
+def test_shares_of_being_best_add_up_to_one(*, counts: list[tuple[int, int]], largest: bool) -> None:
     shares = prob_best([Binomial(*one(*count)) for count in counts], FLAT, largest=largest)
     assert shares.sum() == pytest.approx(1.0, abs=1e-12)
     assert (shares >= -1e-12).all()
@@ -355,7 +436,9 @@ def test_shares_of_being_best_add_up_to_one(counts: list[tuple[int, int]], large
 
 @pytest.mark.parametrize("prior", [FLAT, Prior(scale=3.0)], ids=name)
 def test_a_hundred_times_the_units_is_a_tenth_of_the_spread(prior: Prior) -> None:
-    few, many = (relative_effect(*rates((100 * f, 1_000 * f, 120 * f, 1_000 * f)), prior, CUTS).sd[0] for f in (10, 1_000))
+    few, many = (
+        relative_effect(*rates((100 * f, 1_000 * f, 120 * f, 1_000 * f)), prior, CUTS).sd[0] for f in (10, 1_000)
+    )
     assert few / many == pytest.approx(10, rel=0.01)
 
 

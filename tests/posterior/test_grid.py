@@ -40,21 +40,29 @@ def test_mass_below_any_point_is_that_of_the_normal(middle: float, sd: float, po
 
 def test_a_marked_spike_on_a_wide_base_is_resolved() -> None:
     both = [stats.norm(0, 1e-4), stats.norm(3, 1)]
-    these = solve(lambda x: np.logaddexp(both[0].logpdf(x), both[1].logpdf(x)), np.linspace(-10, 15, 101), np.concatenate([-1e-3 * 4.0 ** np.arange(5), [0.0], 1e-3 * 4.0 ** np.arange(5)]))
+    these = solve(
+        lambda x: np.logaddexp(both[0].logpdf(x), both[1].logpdf(x)),
+        np.linspace(-10, 15, 101),
+        np.concatenate([-1e-3 * 4.0 ** np.arange(5), [0.0], 1e-3 * 4.0 ** np.arange(5)]),
+    )
     points = np.array([-1e-4, 0.0, 2e-4, 1.0, 4.0])
     assert these.at(points[None, :])[0][0] == pytest.approx(0.5 * (both[0].cdf(points) + both[1].cdf(points)), abs=1e-8)
 
 
 def test_support_keeps_what_a_moment_needs() -> None:
     rows, density = np.zeros(1, dtype=np.intp), (lambda _, x: np.where(x > 0, -3.0 * x, 40 * x))
-    plain, second = (support(density, rows, np.linspace(-50, 100, 400)[None, :], np.array([moment])) for moment in (0.0, 2.0))
+    plain, second = (
+        support(density, rows, np.linspace(-50, 100, 400)[None, :], np.array([moment])) for moment in (0.0, 2.0)
+    )
     assert plain[0, 1] > 11
     assert second[0, 1] > 33
 
 
 def test_interval_of_a_skewed_density_is_the_shortest() -> None:
     gamma = stats.gamma(3)
-    these = solve(lambda x: np.where(x > 0, gamma.logpdf(np.maximum(x, 1e-300)), -1e9), np.linspace(1e-9, 60, 60), np.zeros(1))
+    these = solve(
+        lambda x: np.where(x > 0, gamma.logpdf(np.maximum(x, 1e-300)), -1e9), np.linspace(1e-9, 60, 60), np.zeros(1)
+    )
     low, high = shortest_interval(these, log_scale=False)
     tails = np.linspace(0, 0.05, 20_001)
     best = tails[np.argmin(gamma.ppf(tails + 0.95) - gamma.ppf(tails))]

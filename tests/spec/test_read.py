@@ -4,6 +4,7 @@ import pytest
 
 import expnb as xb
 from expnb import errors
+from tests.bad_input import MISTAKES
 from expnb.spec.read import read_catalogue, read_experiment
 
 CATALOGUE = """
@@ -22,84 +23,6 @@ owner = "platform"
 version = "1"
 margin = 0.05
 """
-
-MISTAKES = [
-    (
-        "rope = 0.005",
-        "rop = 0.005",
-        errors.UnknownKeyError,
-        "unknown key 'rop' in [metrics] 'retention_7'. Did you mean 'rope'?",
-    ),
-    ("owner =", "ownr =", errors.UnknownKeyError, "unknown key 'ownr' in [experiment]. Did you mean 'owner'?"),
-    ("[policy]", "[polcy]", errors.UnknownKeyError, "unknown key 'polcy' in the file. Did you mean 'policy'?"),
-    (
-        "[policy]",
-        "[policy]\nship = { p_above_rop = 0.9 }",
-        errors.UnknownKeyError,
-        "unknown key 'p_above_rop' in [policy.ship]",
-    ),
-    ('owner = "games-growth"\n', "", errors.MissingKeyError, "[experiment] has no 'owner', which is required."),
-    (
-        'kind = "conversion"',
-        'kind = "binary"',
-        errors.SpecFileError,
-        "'kind' in [metrics.0] is 'binary'; it should be 'conversion' or 'mean'",
-    ),
-    ("gate_30 = 50", "gate_30 = 'half'", errors.SpecFileError, "is 'half'; it should be a valid number"),
-    ("gate_30 = 50, gate_40 = 50", "gate_30 = 50", errors.SpecFileError, "a comparison needs at least two arms"),
-    ("gate_30 = 50", "gate_30 = 0", errors.SpecFileError, "weight of 'gate_30' is 0.0; it must be above 0"),
-    ('control = "gate_30"', 'control = "gate_20"', errors.SpecFileError, "control is 'gate_20', which is no arm"),
-    (
-        'control = "gate_30"\nweights = { gate_30 = 50',
-        'control = "off"\nweights = { off = 50',
-        errors.SpecFileError,
-        "an arm is called 'off'",
-    ),
-    ("margin = 0.02", "", errors.SpecFileError, "guardrail 'retention_1' has no margin"),
-    (
-        "margin = 0.02",
-        "margin = -0.02",
-        errors.SpecFileError,
-        "margin is -0.02; it is a distance and cannot be negative",
-    ),
-    ("rope = 0.005", "rope = 5", errors.SpecFileError, "rope is 5.0, which means 500%"),
-    ("rope = 0.005", "", errors.SpecFileError, "goal 'retention_7' has no rope"),
-    ('role = "goal"', 'role = "info"', errors.SpecFileError, "the goals are []; exactly one metric"),
-    (
-        'role = "guardrail"',
-        'role = "goal"\nrope = 0.1',
-        errors.SpecFileError,
-        "the goals are ['retention_7', 'retention_1']",
-    ),
-    ("end = 2017-02-14", "end = 2016-02-14", errors.SpecFileError, "start 2017-02-01 lies after end 2016-02-14"),
-    ("end = 2017-02-14\n", "", errors.SpecFileError, "start and end come together"),
-    ("start = 2017-02-01\nend = 2017-02-14\n", "", errors.SpecFileError, "neither exposed_at nor start and end"),
-    ("ladder = [1, 5", "ladder = [5, 1", errors.SpecFileError, "rungs rise from above 0 to 100"),
-    ("ladder = [1,", "ladder = [-1,", errors.SpecFileError, "enrolled is -1 %; a percentage lies between 0 and 100"),
-    ("50, 100]", "50, 101]", errors.SpecFileError, "enrolled is 101 %; a percentage lies between 0 and 100"),
-    (
-        "learn_at = 100",
-        "learn_at = 30",
-        errors.SpecFileError,
-        "learn_at is 30, which is no rung of the ladder 1, 5, 25, 50, 100",
-    ),
-    (
-        "[policy]",
-        "[policy]\nharm_alpha = 5",
-        errors.SpecFileError,
-        "harm_alpha is 5.0; a probability threshold lies between 0 and 1",
-    ),
-    ("min_days = 7", "min_days = -7", errors.SpecFileError, "min_days is -7; it cannot be negative"),
-    ("schema = 1", "schema = 9", errors.SpecFileError, "schema is 9; this version of expnb reads schema 1"),
-    ("[experiment]", "[experiment", errors.SpecFileError, "no valid TOML"),
-    ("[policy]", "[prior]\nscale = -1\n[policy]", errors.SpecFileError, "prior scale is -1.0; it must be above 0"),
-    (
-        "[policy]",
-        "[traffic]\nunits_per_day = 0\n[policy]",
-        errors.SpecFileError,
-        "units_per_day is 0.0; it must be above 0",
-    ),
-]
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,15 @@ def decide_like():
     def make(plan: RampPlan, *, rules: int = 3, **changes: object) -> Decision:
         outcomes = ("met", "not met", "unknown")
         asked = tuple(
-            Rule(name="harm", metric=f"metric_{n}", variant="gate_40", value=0.5, threshold=0.9, outcome=outcomes[n % 3], sentence=f"Sentence {n} of a rule. " + "x" * 500)
+            Rule(
+                name="harm",
+                metric=f"metric_{n}",
+                variant="gate_40",
+                value=0.5,
+                threshold=0.9,
+                outcome=outcomes[n % 3],
+                sentence=f"Sentence {n} of a rule. " + "x" * 500,
+            )
             for n in range(rules)
         )
         facts = {

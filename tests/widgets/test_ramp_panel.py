@@ -58,7 +58,10 @@ def test_button_says_exactly_what_happens(workspace, plan_to, roll_back, verb, a
 def test_roll_back_of_a_shipped_variant_says_whom_it_reaches(workspace, plan_to, roll_back):
     shipped = replace(roll_back.before, serve="gate_40")
     workspace.flags.state = replace(workspace.flags.state, exposure=shipped)
-    assert RampPanel(plan_to("roll_back", roll_back.after, before=shipped), workspace).view.button == "Roll back: close the gate (everybody → 0 %)"
+    assert (
+        RampPanel(plan_to("roll_back", roll_back.after, before=shipped), workspace).view.button
+        == "Roll back: close the gate (everybody → 0 %)"
+    )
 
 
 def test_only_roll_back_wears_the_colour_of_danger(workspace, roll_back, ramp_up):
@@ -67,7 +70,10 @@ def test_only_roll_back_wears_the_colour_of_danger(workspace, roll_back, ramp_up
 
 
 def test_bars_show_enrolled_and_treated_before_and_after(workspace, roll_back):
-    assert [(bar.label, bar.enrolled, bar.treated) for bar in RampPanel(roll_back, workspace).view.bars] == [("now", 50, 25), ("after", 0, 0)]
+    assert [(bar.label, bar.enrolled, bar.treated) for bar in RampPanel(roll_back, workspace).view.bars] == [
+        ("now", 50, 25),
+        ("after", 0, 0),
+    ]
 
 
 def test_bar_of_a_shipped_variant_reaches_everybody(workspace, plan_to, roll_back):
@@ -77,11 +83,16 @@ def test_bar_of_a_shipped_variant_reaches_everybody(workspace, plan_to, roll_bac
 
 def test_reasons_come_from_the_decision_and_else_from_the_plan(workspace, roll_back, decide_like):
     assert RampPanel(roll_back, workspace).view.reasons == (roll_back.reason,)
-    assert RampPanel(roll_back, workspace, decision=decide_like(roll_back)).view.reasons == ("First reason.", "Second reason.")
+    assert RampPanel(roll_back, workspace, decision=decide_like(roll_back)).view.reasons == (
+        "First reason.",
+        "Second reason.",
+    )
 
 
 def test_rules_that_are_not_met_come_first(workspace, roll_back, decide_like):
-    outcomes = [outcome for _, outcome, _, _ in RampPanel(roll_back, workspace, decision=decide_like(roll_back)).view.rules]
+    outcomes = [
+        outcome for _, outcome, _, _ in RampPanel(roll_back, workspace, decision=decide_like(roll_back)).view.rules
+    ]
     assert outcomes == ["not met", "unknown", "met"]
 
 
@@ -108,7 +119,14 @@ def test_a_restore_of_a_killed_flag_can_be_pushed_although_its_exposure_stays(wo
 def test_every_bundle_has_html_and_text_beside_the_live_view(live, workspace, roll_back):
     data = bundle(RampPanel(roll_back, workspace))
     assert set(data) >= {"text/html", "text/plain", WIDGET_VIEW}
-    for part in ("gate-position", "production", "enrolled 50 %, treated 25 %", "enrolled 0 %, treated 0 %", roll_back.reason, "Roll back"):
+    for part in (
+        "gate-position",
+        "production",
+        "enrolled 50 %, treated 25 %",
+        "enrolled 0 %, treated 0 %",
+        roll_back.reason,
+        "Roll back",
+    ):
         assert part in data["text/plain"]
         assert part in data["text/html"]
 
@@ -165,7 +183,12 @@ def test_names_are_escaped_in_html(workspace, plan_to, decide_like, roll_back):
 
 def test_traits_are_the_names_that_the_script_reads(live, workspace, roll_back):
     widget = RampPanel(roll_back, workspace).widget
-    own = {name for name in widget.trait_names(sync=True) if not name.startswith("_")} - {"layout", "tabbable", "tooltip", "comm"}
+    own = {name for name in widget.trait_names(sync=True) if not name.startswith("_")} - {
+        "layout",
+        "tabbable",
+        "tooltip",
+        "comm",
+    }
     assert own == set(re.findall(r'model\.get\("(\w+)"\)', SCRIPT)) == {"state"}
 
 
@@ -282,7 +305,9 @@ def test_an_error_before_the_push_can_be_tried_again(live, workspace, roll_back)
     assert panel.view.phase == "done"
 
 
-@pytest.mark.parametrize("error", [PushUncertainError("the flag does not serve what was asked for."), RuntimeError("a bug")])
+@pytest.mark.parametrize(
+    "error", [PushUncertainError("the flag does not serve what was asked for."), RuntimeError("a bug")]
+)
 def test_after_an_uncertain_push_nothing_is_pushed_again(live, workspace, roll_back, error):
     workspace.fails = error
     panel = RampPanel(roll_back, workspace)

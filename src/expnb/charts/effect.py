@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import altair as alt
 
 from expnb.charts import words
 from expnb.charts.figure import Figure
+from expnb.charts.frame import LINE_BOTTOM, Ends, Frame, Place, beside, centred, values, x_of, y_of
 from expnb.charts.rows import Row, domain, make_row, shared_scale, to_table
-from expnb.charts.theme import BETTER, CHARACTER, FAINT, TEXT, TEXT_SIZE, WIDTH, WORSE, config
+from expnb.charts.theme import BETTER, FAINT, TEXT, TEXT_SIZE, WIDTH, WORSE, config
 from expnb.errors import NameNotFoundError
 from expnb.posterior.effect import Effect
 from expnb.posterior.posterior import Posterior
 from expnb.stats.cells import ALL
 
-Align = Literal["left", "center", "right"]
 Layer = alt.Chart | alt.LayerChart | alt.FacetChart
-Ends = tuple[float, float]
 
 # Heights within a row, in peaks of the density: it stands on 0, its label above, interval and raw effect below.
 _LABEL, _BAR, _INTERVAL, _RAW = 1.17, -0.16, -0.38, -0.66
 _BOTTOM, _TOP = -0.82, 1.3
-_LINE_BOTTOM, _LINE_TOP = -0.27, 1.05  # lines end short of the labels
+_LINE_TOP = 1.05  # lines end short of the labels over the density
 _ROPE_LABEL, _MARGIN_LABEL, _HEAD = 1.75, 1.47, 1.9  # above the first row only
 _PEAK = 72  # px; height of a density
 _EMPTY_ROW, _LINE = 24, 16  # px
-_GAP = 6  # px between a mark and its label
 
 
 def effect(posterior: Posterior, metric: str | None = None) -> Figure:
@@ -85,12 +81,12 @@ def _sentence(row: Row, control: str) -> str:
     """What one row shows."""
     about = f"{words.name(row.effect.metric)} under {words.name(row.effect.variant)} against {control}"
     note = f" {row.effect.note[0].upper()}{row.effect.note[1:]}." if row.effect.note else ""
-    if not row.known or row.mean is None:
+    if not row.known:
         return f"{about}: no posterior can be shown; raw effect {_raw(row)}.{note}"
     interval = f" (95 % HDI {_interval(row)})" if row.low is not None else ""
     kind = "relative" if row.scale == "relative" else "absolute"
     better = f"better with probability {words.probability(row.effect.p_improvement)}"
-    return f"{about}: {kind} effect {_amount(row, row.mean)}{interval}, {better}; raw effect {_raw(row)}.{note}"
+    return f"{about}: {kind} effect {'without a mean' if row.mean is None else _amount(row, row.mean)}{interval}, {better}; raw effect {_raw(row)}.{note}"
 
 
 def _amount(row: Row, value: float) -> str:
@@ -150,82 +146,6 @@ def _chart(rows: Sequence[Row], control: str, caption: Sequence[str]) -> alt.VCo
     return drawing
 
 
-def _x(ends: Ends, field: str = "x", axis: alt.Axis | None = None) -> alt.X:
-    return alt.X(f"{field}:Q", scale=alt.Scale(domain=list(ends), nice=False, zero=False), axis=axis)
-
-
-def _y(heights: Ends, field: str = "y") -> alt.Y:
-    return alt.Y(f"{field}:Q", scale=alt.Scale(domain=list(heights), nice=False, zero=False), axis=None)
-
-
-def _values(*records: Mapping[str, float]) -> alt.Data:
-    # Inline, so that no data transformer which somebody set for their own charts applies.
-    return alt.Data(values=[dict(record) for record in records])  # type: ignore[no-untyped-call]
-
-
-def _px(x: float, ends: Ends) -> float:
-    return (x - ends[0]) / (ends[1] - ends[0]) * WIDTH
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a label stands: its anchor, the side of it, and a shift in pixels."""
-
-    x: float
-    align: Align
-    dx: int = 0
-
-
-def _beside(x: float, text: str, ends: Ends, *, left: bool = False) -> _Place:
-    """Beside `x`, on the wished side if there is room."""
-    need = len(text) * CHARACTER + _GAP
-    fits_left, fits_right = _px(x, ends) >= need, _px(x, ends) + need <= WIDTH
-    return _Place(x, "right", -_GAP) if fits_left and (left or not fits_right) else _Place(x, "left", _GAP)
-
-
-def _centred(x: float, text: str, ends: Ends) -> _Place:
-    """Over `x`, without running out of the chart."""
-    half = len(text) * CHARACTER / 2
-    if _px(x, ends) < half:
-        return _Place(ends[0], "left")
-    if _px(x, ends) + half > WIDTH:
-        return _Place(ends[1], "right")
-    return _Place(x, "center")
-
-
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """The shared ends of the x axis and the heights of one view."""
-
-    ends: Ends
-    heights: Ends
-
-    def text(self, place: _Place, y: float, text: str, *, colour: str = TEXT, bold: bool = False) -> alt.Chart:
-        """A label."""
-        mark = alt.Chart(_values({"x": place.x, "y": y})).mark_text(
-            align=place.align,
-            dx=place.dx,
-            baseline="middle",
-            color=colour,
-            fontWeight="bold" if bold else "normal",
-            fontSize=TEXT_SIZE + bold,
-        )
-        drawn: alt.Chart = mark.encode(x=_x(self.ends), y=_y(self.heights), text=alt.value(text))
-        return drawn
-
-    def rule(self, x: float, top: float, colour: str, *, dashed: bool = False) -> alt.Chart:
-        """A line through density and interval, up to `top`."""
-        mark = alt.Chart(_values({"x": x, "y": _LINE_BOTTOM, "top": top})).mark_rule(
-            color=colour, strokeWidth=1.5 if dashed else 1, strokeDash=[4, 3] if dashed else []
-        )
-        drawn: alt.Chart = mark.encode(x=_x(self.ends), y=_y(self.heights), y2="top:Q")
-        return drawn
-
-    def shown(self, x: float | None) -> bool:
-        """Whether a value lies on the axis."""
-        return x is not None and self.ends[0] < x < self.ends[1]
-
-
 def _row(row: Row, ends: Ends, *, head: bool) -> Layer:
     """One treatment: heading, lines, density, interval and raw effect."""
     effect = row.effect
@@ -237,11 +157,11 @@ def _row(row: Row, ends: Ends, *, head: bool) -> Layer:
         offset=0,
     )
     if not row.known:
-        why = _Frame(ends, (0, 1)).text(
-            _Place(ends[0], "left"), 0.4, f"{words.name(effect.note) or 'no posterior'} · raw effect {_raw(row)}"
+        why = Frame(ends, (0, 1)).text(
+            Place(ends[0], "left"), 0.4, f"{words.name(effect.note) or 'no posterior'} · raw effect {_raw(row)}"
         )
         return alt.layer(why).properties(width=WIDTH, height=_EMPTY_ROW, title=title)
-    frame = _Frame(ends, (_BOTTOM, _HEAD if head else _TOP))
+    frame = Frame(ends, (_BOTTOM, _HEAD if head else _TOP))
     layers = [
         *_lines(row, frame, head=head),
         *_density(row, frame),
@@ -251,7 +171,7 @@ def _row(row: Row, ends: Ends, *, head: bool) -> Layer:
     return alt.layer(*layers).properties(width=WIDTH, height=round(_PEAK * (frame.heights[1] - _BOTTOM)), title=title)
 
 
-def _lines(row: Row, frame: _Frame, *, head: bool) -> list[Layer]:
+def _lines(row: Row, frame: Frame, *, head: bool) -> list[Layer]:
     """The ROPE as a band, no effect as a line, the margin as a dashed one; labelled over the first row."""
     layers: list[Layer] = [frame.rule(0, _LINE_TOP, TEXT)]
     if row.rope:
@@ -261,28 +181,30 @@ def _lines(row: Row, frame: _Frame, *, head: bool) -> list[Layer]:
     return [*layers, *_line_labels(row, frame)] if head else layers
 
 
-def _band(rope: float, frame: _Frame, top: float) -> alt.Chart:
-    band = _values({"low": max(-rope, frame.ends[0]), "high": min(rope, frame.ends[1]), "y": _LINE_BOTTOM, "top": top})
+def _band(rope: float, frame: Frame, top: float) -> alt.Chart:
+    band = values({"low": max(-rope, frame.ends[0]), "high": min(rope, frame.ends[1]), "y": LINE_BOTTOM, "top": top})
     mark = alt.Chart(band).mark_rect(color=FAINT, opacity=0.22)
     tip = alt.value("ROPE, region of practical equivalence: differences too small to matter")
-    drawn: alt.Chart = mark.encode(x=_x(frame.ends, "low"), x2="high:Q", y=_y(frame.heights), y2="top:Q", tooltip=tip)
+    drawn: alt.Chart = mark.encode(
+        x=x_of(frame.ends, "low"), x2="high:Q", y=y_of(frame.heights), y2="top:Q", tooltip=tip
+    )
     return drawn
 
 
-def _line_labels(row: Row, frame: _Frame) -> list[Layer]:
+def _line_labels(row: Row, frame: Frame) -> list[Layer]:
     layers: list[Layer] = []
     if row.rope:
         rope = f"ROPE ±{row.measure.distance(row.rope)}"
-        layers.append(frame.text(_centred(0, rope, frame.ends), _ROPE_LABEL, rope))
+        layers.append(frame.text(centred(0, rope, frame.ends), _ROPE_LABEL, rope))
     if row.harm is not None and frame.shown(row.harm):
         margin = f"margin {row.measure.change(row.harm)}"
         layers.append(
-            frame.text(_beside(row.harm, margin, frame.ends, left=row.sign > 0), _MARGIN_LABEL, margin, colour=WORSE)
+            frame.text(beside(row.harm, margin, frame.ends, left=row.sign > 0), _MARGIN_LABEL, margin, colour=WORSE)
         )
     return layers
 
 
-def _density(row: Row, frame: _Frame) -> list[Layer]:
+def _density(row: Row, frame: Frame) -> list[Layer]:
     """The density, its better side shaded and labelled with its probability."""
     tip = f"P(better) {words.probability(row.effect.p_improvement)}"
     curve = [{"x": float(x), "y": float(y), "base": 0.0} for x, y in zip(row.x, row.y, strict=True)]
@@ -292,14 +214,14 @@ def _density(row: Row, frame: _Frame) -> list[Layer]:
         for name, colour, opacity, side in sides
     ]
     peak = float(row.x[row.y.argmax()])
-    return [*areas, frame.text(_centred(peak, tip, frame.ends), _LABEL, tip, colour=BETTER, bold=True)]
+    return [*areas, frame.text(centred(peak, tip, frame.ends), _LABEL, tip, colour=BETTER, bold=True)]
 
 
 def _area(
-    points: Sequence[Mapping[str, float]], name: str, colour: str, opacity: float, tip: str, frame: _Frame
+    points: Sequence[Mapping[str, float]], name: str, colour: str, opacity: float, tip: str, frame: Frame
 ) -> alt.Chart:
     # The name says which side it is, to readers of the specification as to screen readers of the drawing.
-    area = alt.Chart(_values(*points)).mark_area(
+    area = alt.Chart(values(*points)).mark_area(
         interpolate="monotone",
         color=colour,
         fillOpacity=opacity,
@@ -307,40 +229,36 @@ def _area(
         line=alt.OverlayMarkDef(color=FAINT, strokeWidth=1.2, opacity=1),
         description=f"{name} side of the density; {tip}",
     )
-    drawn: alt.Chart = area.encode(x=_x(frame.ends), y=_y(frame.heights), y2="base:Q", tooltip=alt.value(tip))
+    drawn: alt.Chart = area.encode(x=x_of(frame.ends), y=y_of(frame.heights), y2="base:Q", tooltip=alt.value(tip))
     return drawn
 
 
-def _interval_marks(row: Row, frame: _Frame) -> list[Layer]:
-    if row.low is None or row.high is None or row.mean is None:
+def _interval_marks(row: Row, frame: Frame) -> list[Layer]:
+    if row.low is None or row.high is None:
         return []
-    data = _values({"low": row.low, "high": row.high, "mean": row.mean, "y": _BAR})
-    text = f"{_amount(row, row.mean)}  (95 % HDI {_interval(row)})"
-    tip = alt.value(f"{words.name(row.effect.variant)}: posterior mean {text}")
-    bar = (
-        alt.Chart(data)
-        .mark_rule(color=TEXT, strokeWidth=4, strokeCap="round")
-        .encode(x=_x(frame.ends, "low"), x2="high:Q", y=_y(frame.heights), tooltip=tip)
+    middle, data = (row.low + row.high) / 2, {"low": row.low, "high": row.high, "y": _BAR}
+    text = (
+        f"95 % HDI {_interval(row)}" if row.mean is None else f"{_amount(row, row.mean)}  (95 % HDI {_interval(row)})"
     )
-    dot = (
-        alt.Chart(data)
-        .mark_point(filled=True, size=90, color=TEXT, opacity=1)
-        .encode(x=_x(frame.ends, "mean"), y=_y(frame.heights), tooltip=tip)
-    )
-    middle = (row.low + row.high) / 2
-    return [bar, dot, frame.text(_centred(middle, text, frame.ends), _INTERVAL, text)]
+    tip = alt.value(f"{words.name(row.effect.variant)}: {text}")
+    bar = alt.Chart(values(data)).mark_rule(color=TEXT, strokeWidth=4, strokeCap="round")
+    marks = [bar.encode(x=x_of(frame.ends, "low"), x2="high:Q", y=y_of(frame.heights), tooltip=tip)]
+    if row.mean is not None:
+        dot = alt.Chart(values({"mean": row.mean, "y": _BAR})).mark_point(filled=True, size=90, color=TEXT, opacity=1)
+        marks.append(dot.encode(x=x_of(frame.ends, "mean"), y=y_of(frame.heights), tooltip=tip))
+    return [*marks, frame.text(centred(middle, text, frame.ends), _INTERVAL, text)]
 
 
-def _raw_marks(row: Row, frame: _Frame) -> list[Layer]:
+def _raw_marks(row: Row, frame: Frame) -> list[Layer]:
     if row.raw is None:
         return []
     text = f"raw effect {_raw(row)}"
     tip = alt.value(f"{words.name(row.effect.variant)}: {text}, before the prior")
-    tick = alt.Chart(_values({"x": row.raw, "y": _RAW})).mark_tick(
+    tick = alt.Chart(values({"x": row.raw, "y": _RAW})).mark_tick(
         color=TEXT, opacity=1, thickness=2.5, size=13, orient="vertical"
     )
-    place = _beside(row.raw, text, frame.ends)
-    return [tick.encode(x=_x(frame.ends), y=_y(frame.heights), tooltip=tip), frame.text(place, _RAW, text)]
+    place = beside(row.raw, text, frame.ends)
+    return [tick.encode(x=x_of(frame.ends), y=y_of(frame.heights), tooltip=tip), frame.text(place, _RAW, text)]
 
 
 def _axis(row: Row, ends: Ends) -> alt.Chart:
@@ -362,15 +280,15 @@ def _axis(row: Row, ends: Ends) -> alt.Chart:
         labelOverlap=True,
         offset=-8,
     )
-    mark = alt.Chart(_values({"x": ends[0]})).mark_point(opacity=0, size=0)
-    drawn: alt.Chart = mark.encode(x=_x(ends, axis=axis)).properties(width=WIDTH, height=1)
+    mark = alt.Chart(values({"x": ends[0]})).mark_point(opacity=0, size=0)
+    drawn: alt.Chart = mark.encode(x=x_of(ends, axis=axis)).properties(width=WIDTH, height=1)
     return drawn
 
 
 def _caption(sentences: Sequence[str]) -> alt.Chart:
     """What the chart shows, in words under it."""
     lines = [line for sentence in sentences for line in words.lines(sentence)]
-    mark = alt.Chart(_values({"x": 0})).mark_text(
+    mark = alt.Chart(values({"x": 0})).mark_text(
         align="left", baseline="top", lineBreak="\n", lineHeight=_LINE, fontSize=TEXT_SIZE
     )
     drawn: alt.Chart = mark.encode(x=alt.value(0), y=alt.value(6), text=alt.value("\n".join(lines))).properties(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -114,14 +115,21 @@ def make_row(effect: Effect, scale: Scale) -> Row:
         scale=scale,
         x=x,
         y=y,
-        mean=effect.effect_rel_post if relative else effect.effect_abs_post,
-        low=effect.hdi_rel_low if relative else effect.hdi_abs_low,
-        high=effect.hdi_rel_high if relative else effect.hdi_abs_high,
-        raw=effect.effect_rel if relative else effect.effect_abs,
+        mean=finite(effect.effect_rel_post if relative else effect.effect_abs_post),
+        low=finite(effect.hdi_rel_low if relative else effect.hdi_abs_low),
+        high=finite(effect.hdi_rel_high if relative else effect.hdi_abs_high),
+        raw=finite(effect.effect_rel if relative else effect.effect_abs)
+        if effect.n_treatment and effect.n_control
+        else None,
         rope=effect.rope if effect.scale == scale else None,
         margin=effect.margin if effect.scale == scale else None,
-        loss=effect.expected_loss_rel if relative else effect.expected_loss_abs,
+        loss=finite(effect.expected_loss_rel if relative else effect.expected_loss_abs),
     )
+
+
+def finite(value: float | None) -> float | None:
+    """A number that can be placed on an axis; a mean may diverge where its density does not."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def outline(density: Density | None) -> tuple[FloatArray, FloatArray]:

@@ -73,6 +73,8 @@ def measure(effect: Effect, scale: Scale) -> Measure:
 
 def arm(effect: Effect, mean: float, units: int) -> str:
     """What was measured in one arm, such as ``18.20 % of 45,489 units``."""
+    if not units:
+        return "no units"
     if effect.kind == "conversion":
         return f"{100 * mean:.2f} % of {units:,} units"
     return f"{mean:.4g}{f' {name(effect.unit)}' if effect.unit else ''} per unit, {units:,} units".replace("-", MINUS)

@@ -17,18 +17,20 @@ from expnb.workspace import open_workspace
 EXAMPLES = ("gate_position.ipynb", "email_campaign.ipynb")
 
 
-def run_demo(folder: Path, console: Console) -> None:
+def run_demo(folder: Path, console: Console, *, data: Path | None = None) -> None:
     """Make the demo workspace, run a report on each experiment, push what it decides, and say what happened.
 
     Parameters
     ----------
     folder : Path
         New, empty, or an earlier demo.
+    data : Path, optional
+        Folder of the original files, as in `make_workspace`.
     """
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         step = progress.add_task("making the workspace: real cohorts, flags, ledger", total=1 + len(START))
-        workspace = make_workspace(folder)
+        workspace = make_workspace(folder, data=data)
         before = {name: str(workspace.flag(workspace.experiment(name)).exposure) for name in START}
         progress.update(step, advance=1, description=f"running the notebooks of {' and '.join(START)}")
         # A process each: a report changes folder and environment, and two use both cores.

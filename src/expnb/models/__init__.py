@@ -1,6 +1,7 @@
 """The PyMC engine: models of what the exact engine states, sampled by nutpie.
 
-`build` hands out a model to read and to extend, `sample` draws from it, `fit.fit` states effects. PyMC is imported at the first model, not with this package.
+`build` hands out a model to read and to extend, `sample` draws from it, `fit.fit` states effects. PyMC is imported at
+the first model, not with this package.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ class Gap:
     def errors(self) -> float:
         """Difference in Monte Carlo errors ``sqrt(max(p (1 - p), 1 / ess) / ess)``, with p from the exact engine.
 
-        The variance of a share of independent draws is ``p (1 - p) / n``; 1 / ess keeps it from vanishing where no draw, or every draw, lies on one side.
+        The variance of a share of independent draws is ``p (1 - p) / n``; 1 / ess keeps it from vanishing where no
+        draw, or every draw, lies on one side.
         """
         return abs(self.sampled - self.exact) / math.sqrt(max(self.exact * (1 - self.exact), 1 / self.ess) / self.ess)
 
@@ -44,7 +45,12 @@ def agreement(metric: str, gaps: Sequence[Gap]) -> Check:
     figures = f"{worst.label}: {worst.sampled:.2%} sampled, {worst.exact:.2%} exact"
     name = f"engines:{metric}"
     if worst.errors <= MOST_ERRORS:
-        return Check(name, worst.errors, "ok", f"{metric}: both engines agree; the largest difference is {worst.errors:.1f} Monte Carlo errors ({figures}).")
+        return Check(
+            name,
+            worst.errors,
+            "ok",
+            f"{metric}: both engines agree; the largest difference is {worst.errors:.1f} Monte Carlo errors ({figures}).",
+        )
     return Check(
         name,
         worst.errors,

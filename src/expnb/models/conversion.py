@@ -40,11 +40,14 @@ class Counts:
 def conversion_model(counts: Counts, prior: Prior) -> pm.Model:
     """The model of one conversion metric, with everything the exact engine knows and nothing else.
 
-    ``control_rate ~ Beta(1, 1)``, ``log_ratio ~ prior`` for each treatment, ``rate = control_rate * exp(log_ratio)`` below 1, ``conversions ~ Binomial(units, rate)``;
+    ``control_rate ~ Beta(1, 1)``, ``log_ratio ~ prior`` for each treatment, ``rate = control_rate * exp(log_ratio)``
+    below 1, ``conversions ~ Binomial(units, rate)``;
     with ``prior.family == "flat"`` every rate has its own Beta(1, 1) instead.
 
-    The sampler moves in the log odds of all arms, where no rate can reach 1 and no wall has to be met. The density there is the one above times the derivative of (control rate, log ratios) by the log
-    odds [1]_, which is the potential `change_of_variables`. The log odds are shifted and scaled so that their posterior is about a standard Normal, with 100 units as with 10 million.
+    The sampler moves in the log odds of all arms, where no rate can reach 1 and no wall has to be met. The density
+    there is the one above times the derivative of (control rate, log ratios) by the log
+    odds [1]_, which is the potential `change_of_variables`. The log odds are shifted and scaled so that their posterior
+    is about a standard Normal, with 100 units as with 10 million.
 
     Parameters
     ----------
@@ -55,7 +58,8 @@ def conversion_model(counts: Counts, prior: Prior) -> pm.Model:
     Returns
     -------
     pymc.Model
-        Coordinates `variant` and `treatment`; all numbers are `pm.Data`. Variables: `rate`, `log_ratio`, `effect_rel`, `effect_abs`, and observed `conversions`.
+        Coordinates `variant` and `treatment`; all numbers are `pm.Data`. Variables: `rate`, `log_ratio`, `effect_rel`,
+        `effect_abs`, and observed `conversions`.
 
     References
     ----------
@@ -108,7 +112,8 @@ def conversion_data(counts: Counts, prior: Prior) -> Data:
 def standard(counts: Counts, prior: Prior) -> tuple[FloatArray, FloatArray]:
     """Where the log odds lie, and a triangular matrix that makes them from independent standard Normals.
 
-    The mode of the posterior and the curvature there, by Newton steps in which the Student-t is a Normal whose precision follows from the last step [1]_. Only the sampler's ease depends on it.
+    The mode of the posterior and the curvature there, by Newton steps in which the Student-t is a Normal whose
+    precision follows from the last step [1]_. Only the sampler's ease depends on it.
 
     Returns
     -------
@@ -133,7 +138,9 @@ def standard(counts: Counts, prior: Prior) -> tuple[FloatArray, FloatArray]:
     return log_odds, np.linalg.cholesky(np.linalg.inv(precision))
 
 
-def _curvature(log_odds: FloatArray, hits: FloatArray, misses: FloatArray, prior: Prior) -> tuple[FloatArray, FloatArray]:
+def _curvature(
+    log_odds: FloatArray, hits: FloatArray, misses: FloatArray, prior: Prior
+) -> tuple[FloatArray, FloatArray]:
     """Slope of the log density, and minus its curvature, at some log odds."""
     rate = 1.0 / (1.0 + np.exp(-log_odds))
     slope = hits * (1.0 - rate) - misses * rate
@@ -142,7 +149,11 @@ def _curvature(log_odds: FloatArray, hits: FloatArray, misses: FloatArray, prior
         return slope, precision
     log_rate = -np.logaddexp(0.0, -log_odds)
     log_ratio = log_rate[1:] - log_rate[0]
-    weight = np.full(len(log_ratio), prior.scale**-2) if prior.family == "normal" else (prior.df + 1) / (prior.df * prior.scale**2 + log_ratio**2)
+    weight = (
+        np.full(len(log_ratio), prior.scale**-2)
+        if prior.family == "normal"
+        else (prior.df + 1) / (prior.df * prior.scale**2 + log_ratio**2)
+    )
     turn = np.eye(len(rate))[1:] * (1.0 - rate)  # derivative of the log ratios by the log odds
     turn[:, 0] = rate[0] - 1.0
     return slope - turn.T @ (weight * log_ratio), precision + turn.T @ (weight[:, None] * turn)

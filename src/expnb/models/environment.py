@@ -11,7 +11,8 @@ from pathlib import Path
 def prepare() -> None:
     """Give PyTensor a folder of its own per Python version and no BLAS probe at import; what the user has set stays.
 
-    A folder shared by two Python versions breaks both; the probe compiles programs at every import and prints a warning where BLAS is missing. ArviZ 0.23 is imported here without its
+    A folder shared by two Python versions breaks both; the probe compiles programs at every import and prints a warning
+    where BLAS is missing. ArviZ 0.23 is imported here without its
     announcement of ArviZ 1, which expnb supports.
     """
     if "pytensor" not in sys.modules:
@@ -24,7 +25,9 @@ def prepare() -> None:
 def pytensor_flags(given: str, settings: str = "") -> str:
     """The user's flags, and ours where neither they nor their settings file name the same one."""
     wanted = {"blas__ldflags": "", "base_compiledir": str(compile_folder())}
-    return ",".join([given] * bool(given) + [f"{name}={value}" for name, value in wanted.items() if name not in given + settings])
+    return ",".join(
+        [given] * bool(given) + [f"{name}={value}" for name, value in wanted.items() if name not in given + settings]
+    )
 
 
 def compile_folder() -> Path:

@@ -13,6 +13,7 @@ from expnb.models.arviz_bridge import versions
 from expnb.models.run import Trace, check_kind, prior_of, sample_pairs
 from expnb.models.sampling import Sampling
 from expnb.models.summary import best_shares, quantity, share_ess
+from expnb.posterior.arms import FloatArray
 from expnb.posterior.effect import Effect
 from expnb.posterior.fit import (
     Comparison,
@@ -36,7 +37,15 @@ Engine = Literal["exact", "pymc"]
 ENGINES: tuple[Engine, ...] = ("exact", "pymc")
 
 
-def fit(experiment: Experiment, data: Cells | HasCells, *, engine: Engine = "exact", prior: Prior | None = None, seed: int = 0, sampling: Sampling | None = None) -> Posterior:
+def fit(
+    experiment: Experiment,
+    data: Cells | HasCells,
+    *,
+    engine: Engine = "exact",
+    prior: Prior | None = None,
+    seed: int = 0,
+    sampling: Sampling | None = None,
+) -> Posterior:
     """Posterior of every treatment effect.
 
     Parameters
@@ -44,8 +53,9 @@ def fit(experiment: Experiment, data: Cells | HasCells, *, engine: Engine = "exa
     experiment : Experiment
     data : Cells or Cohort
     engine : {"exact", "pymc"}
-        Quadrature in milliseconds, or the same likelihood and prior as a PyMC model sampled by nutpie. The second compiles each shape once per process, which takes some seconds, is checked against the first, and
-        says so in `Posterior.checks`.
+        Quadrature in milliseconds, or the same likelihood and prior as a PyMC model sampled by nutpie. The second
+        compiles each shape once per process, which takes 10 to 60 s, is checked against the first, and says so in
+        `Posterior.checks`.
     prior : Prior, optional
         The experiment's own when left out.
     seed : int
@@ -76,9 +86,15 @@ def fit(experiment: Experiment, data: Cells | HasCells, *, engine: Engine = "exa
         raise NameNotFoundError("engine", engine, ENGINES)
     if engine == "exact":
         if sampling is not None:
-            raise PosteriorError(f"sampling is {sampling}, but the exact engine does not sample. Leave it out, or use engine='pymc'.")
+            raise PosteriorError(
+                f"sampling is {sampling}, but the exact engine does not sample. Leave it out, or use engine='pymc'."
+            )
         return fit_exact(experiment, data, prior=prior, seed=seed)
-    return _fit_pymc(experiment, data if isinstance(data, Cells) else data.cells, _Run(prior or experiment.prior, experiment.control, seed, sampling or Sampling()))
+    return _fit_pymc(
+        experiment,
+        data if isinstance(data, Cells) else data.cells,
+        _Run(prior or experiment.prior, experiment.control, seed, sampling or Sampling()),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +105,7 @@ class _Run:
     sampling: Sampling
 
     def trace(self, pairs: Sequence[Comparison]) -> Trace:
-            return sample_pairs(pairs, self.prior, control=self.control, seed=self.seed, sampling=self.sampling)
+        return sample_pairs(pairs, self.prior, control=self.control, seed=self.seed, sampling=self.sampling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +125,9 @@ def _fit_pymc(experiment: Experiment, cells: Cells, run: _Run) -> Posterior:
         sampled = list(_effects(experiment, cells, metric, run))
         effects += [one.effect for one in sampled]
         checks += _agreement(metric, [gap for one in sampled for gap in one.gaps])
-    posterior = posterior_of(experiment, cells, effects, engine="pymc", prior=run.prior, seed=run.seed, versions=versions())
+    posterior = posterior_of(
+        experiment, cells, effects, engine="pymc", prior=run.prior, seed=run.seed, versions=versions()
+    )
     return replace(posterior, checks=(*posterior.checks, *checks))
 
 
@@ -128,7 +146,11 @@ def _segment(group: Sequence[tuple[Comparison, Effect]], run: _Run) -> Iterator[
     complete = all(trace is not None for trace in traces)
     joint = traces[0] if len(group) == 1 else run.trace([pair for pair, _ in group]) if complete else None
     for column, ((pair, exact), trace) in enumerate(zip(group, traces, strict=True), 1):
-        yield _Sampled(without_posterior(pair, run.prior, "pymc")) if trace is None else _sampled(pair, exact, trace, joint, column, run.prior)
+        yield (
+            _Sampled(without_posterior(pair, run.prior, "pymc"))
+            if trace is None
+            else _sampled(pair, exact, trace, joint, column, run.prior)
+        )
 
 
 def _sampled(pair: Comparison, exact: Effect, trace: Trace, joint: Trace | None, column: int, prior: Prior) -> _Sampled:
@@ -139,12 +161,18 @@ def _sampled(pair: Comparison, exact: Effect, trace: Trace, joint: Trace | None,
     best = None if joint is None else best_shares(joint.draws("rate"), largest=pair.sign > 0)[..., column]
     made = Quantities(relative, absolute, relative, absolute)
     effect = assemble(pair, made, 0, None if best is None else float(best.mean()), prior_of([pair], prior), "pymc")
-    effect = replace(effect, p_harm_flat=exact.p_harm_flat)
-    better = (pair.sign * difference > 0).astype(float)
-    gaps = [(f"P(improvement) of {pair.variant}, {pair.segment}", effect.p_improvement, exact.p_improvement, better)]
-    if best is not None and joint is not trace:
-        gaps.append((f"P(best) of {pair.variant}, {pair.segment}", effect.p_best, exact.p_best, best))
-    return _Sampled(effect, tuple(Gap(label, ours, theirs, share_ess(happened)) for label, ours, theirs, happened in gaps if ours is not None and theirs is not None))
+    place = f"{pair.variant}, {pair.segment}"
+    gaps = _gap(f"P(improvement) of {place}", (pair.sign * difference > 0).astype(float), exact.p_improvement)
+    if joint is not trace:
+        gaps += _gap(f"P(best) of {place}", best, exact.p_best)
+    return _Sampled(replace(effect, p_harm_flat=exact.p_harm_flat), gaps)
+
+
+def _gap(label: str, happened: FloatArray | None, exact: float | None) -> tuple[Gap, ...]:
+    """What to compare, where both engines state it."""
+    if happened is None or exact is None:
+        return ()
+    return (Gap(label, float(happened.mean()), exact, share_ess(happened)),)
 
 
 def _agreement(metric: Metric, gaps: Sequence[Gap]) -> list[Check]:

@@ -55,11 +55,24 @@ class Trace:
 
     def to_arviz(self) -> arviz_bridge.Container:
         """The draws for ArviZ, arms by name: an InferenceData with ArviZ 0.23, a DataTree with ArviZ 1."""
-        about: dict[str, str | int] = {"metric": self.metric, "segment": self.segment, "prior": self.prior, "seed": self.seed}
+        about: dict[str, str | int] = {
+            "metric": self.metric,
+            "segment": self.segment,
+            "prior": self.prior,
+            "seed": self.seed,
+        }
         return arviz_bridge.labelled(self.raw, {"variant": self.variants, "treatment": self.variants[1:]}, about)
 
 
-def build(experiment: Experiment, data: Cells | HasCells, metric: str, *, treatments: Sequence[str] | None = None, segment: str = ALL, prior: Prior | None = None) -> pm.Model:
+def build(
+    experiment: Experiment,
+    data: Cells | HasCells,
+    metric: str,
+    *,
+    treatments: Sequence[str] | None = None,
+    segment: str = ALL,
+    prior: Prior | None = None,
+) -> pm.Model:
     """The PyMC model of a metric, to read and to extend.
 
     Parameters
@@ -69,7 +82,9 @@ def build(experiment: Experiment, data: Cells | HasCells, metric: str, *, treatm
     metric : str
         Name of a conversion.
     treatments : sequence of str, optional
-        All when left out. With several, they share one control in one joint model, which is what `p_best` is stated from; an effect in a `Posterior` is stated from the model of control and its own treatment alone, as in the exact engine.
+        All when left out. Several share one control in one joint model: `p_best` is stated from it. An effect in a
+        `Posterior` is stated from the model of control and its own treatment alone, as in the exact engine, so that
+        the result of another treatment does not move it.
     segment : str
         As in `Effect.segment`, such as ``"country=DE"``.
     prior : Prior, optional
@@ -107,7 +122,8 @@ def sample(
     experiment, data, metric, treatments, segment, prior
         As in `build`.
     seed : int
-        The seed of a posterior gives the very draws behind it: of an effect with its one treatment in `treatments`, of `p_best` with all.
+        The seed of a posterior gives the very draws behind it: of an effect with its one treatment in `treatments`, of
+        `p_best` with all.
     sampling : Sampling, optional
 
     Raises
@@ -116,7 +132,9 @@ def sample(
         If the diagnostics are too bad to state a probability.
     """
     pairs = _pairs(experiment, data, metric, treatments, segment)
-    return sample_pairs(pairs, prior or experiment.prior, control=experiment.control, seed=seed, sampling=sampling or Sampling())
+    return sample_pairs(
+        pairs, prior or experiment.prior, control=experiment.control, seed=seed, sampling=sampling or Sampling()
+    )
 
 
 def sample_pairs(pairs: Sequence[Comparison], prior: Prior, *, control: str, seed: int, sampling: Sampling) -> Trace:
@@ -124,7 +142,9 @@ def sample_pairs(pairs: Sequence[Comparison], prior: Prior, *, control: str, see
     prior = prior_of(pairs, prior)
     counts = counts_of(pairs, control)
     metric, segment = pairs[0].metric.name, pairs[0].segment
-    numbered = Counts([str(arm) for arm in range(len(counts.variants))], counts.units, counts.conversions)  # labels are compiled in, names of arms are not
+    numbered = Counts(
+        [str(arm) for arm in range(len(counts.variants))], counts.units, counts.conversions
+    )  # labels are compiled in, names of arms are not
     drawn = draw(
         ("conversion", prior.family, len(counts.variants)),
         lambda: conversion_model(numbered, prior),
@@ -145,7 +165,9 @@ def check_kind(metric: Metric) -> None:
     EngineError
     """
     if metric.kind != "conversion":
-        raise EngineError(f"metric {metric.name!r} is a {metric.kind}; the pymc engine knows conversion so far. Use engine='exact'.")
+        raise EngineError(
+            f"metric {metric.name!r} is a {metric.kind}; the pymc engine knows conversion so far. Use engine='exact'."
+        )
 
 
 def prior_of(pairs: Sequence[Comparison], prior: Prior) -> Prior:
@@ -157,7 +179,11 @@ def counts_of(pairs: Sequence[Comparison], control: str) -> Counts:
     """Units and conversions of the arms of some comparisons."""
     arms = [pairs[0].control, *(pair.treatment for pair in pairs)]
     units = np.array([arm.n for arm in arms], dtype=np.float64)
-    return Counts((control, *(pair.variant for pair in pairs)), units, np.array([round(arm.mean * arm.n) for arm in arms], dtype=np.float64))
+    return Counts(
+        (control, *(pair.variant for pair in pairs)),
+        units,
+        np.array([round(arm.mean * arm.n) for arm in arms], dtype=np.float64),
+    )
 
 
 def own_seed(seed: int, *names: str) -> int:
@@ -165,17 +191,23 @@ def own_seed(seed: int, *names: str) -> int:
     return int.from_bytes(sha256("\t".join([str(seed), *names]).encode()).digest()[:4], "big")
 
 
-def _pairs(experiment: Experiment, data: Cells | HasCells, metric: str, treatments: Sequence[str] | None, segment: str) -> list[Comparison]:
+def _pairs(
+    experiment: Experiment, data: Cells | HasCells, metric: str, treatments: Sequence[str] | None, segment: str
+) -> list[Comparison]:
     asked = experiment.metric(metric)
     check_kind(asked)
     for name in treatments or ():
         if name not in experiment.treatments:
             raise NameNotFoundError("treatment", name, experiment.treatments)
     known = list(comparisons(experiment, data if isinstance(data, Cells) else data.cells, asked))
-    pairs = [pair for pair in known if pair.segment == segment and pair.variant in (treatments or experiment.treatments)]
+    pairs = [
+        pair for pair in known if pair.segment == segment and pair.variant in (treatments or experiment.treatments)
+    ]
     if not pairs:
         raise NameNotFoundError("segment", segment, list(dict.fromkeys(pair.segment for pair in known)))
     for pair in pairs:
         if pair.missing:
-            raise PosteriorError(f"metric {metric!r}, {pair.variant} in {segment}: {pair.missing}. Wait for more units, or leave this treatment out.")
+            raise PosteriorError(
+                f"metric {metric!r}, {pair.variant} in {segment}: {pair.missing}. Wait for more units, or leave this treatment out."
+            )
     return pairs

@@ -83,7 +83,16 @@ class Draws:
     diagnostics: Diagnostics
 
 
-def draw(shape: Shape, model: Callable[[], pm.Model], numbers: Mapping[str, FloatArray], monitored: Mapping[str, int], *, seed: int, sampling: Sampling, about: str) -> Draws:
+def draw(
+    shape: Shape,
+    model: Callable[[], pm.Model],
+    numbers: Mapping[str, FloatArray],
+    monitored: Mapping[str, int],
+    *,
+    seed: int,
+    sampling: Sampling,
+    about: str,
+) -> Draws:
     """Draws that passed the diagnostics, at the first attempt or at a second, more careful one.
 
     Parameters

@@ -35,4 +35,6 @@ class Sampling:
         for name, least in (("draws", 4), ("tune", 1), ("chains", 2)):
             value = getattr(self, name)
             if value < least:
-                raise PosteriorError(f"sampling has {name} = {value}; it must be at least {least} for the diagnostics to exist. Leave it out for the default.")
+                raise PosteriorError(
+                    f"sampling has {name} = {value}; it must be at least {least} for the diagnostics to exist. Leave it out for the default."
+                )

@@ -36,7 +36,12 @@ def quantity(draws: FloatArray, cuts: tuple[float, ...]) -> Quantity:
         "loss": np.maximum(-values, 0.0).mean(),
         "gain": np.maximum(values, 0.0).mean(),
     }
-    return Quantity(p_above=np.array([[(values > cut).mean() for cut in cuts]]), grid=grid[None], density=density[None], **{name: np.array([figure]) for name, figure in figures.items()})
+    return Quantity(
+        p_above=np.array([[(values > cut).mean() for cut in cuts]]),
+        grid=grid[None],
+        density=density[None],
+        **{name: np.array([figure]) for name, figure in figures.items()},
+    )
 
 
 def hdi(values: FloatArray, prob: float = HDI_PROB) -> tuple[float, float]:

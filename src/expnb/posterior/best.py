@@ -43,7 +43,9 @@ def share_best(arms: Sequence[Arm], prior: Prior, *, largest: bool) -> FloatArra
     for first in range(0, len(out), _CHUNK):
         rows = np.arange(first, min(first + _CHUNK, len(out)))
         some = [arm.take(rows) for arm in arms]
-        out[rows] = _independent(some, largest=largest) if prior.family == "flat" else _tied(some, prior, largest=largest)
+        out[rows] = (
+            _independent(some, largest=largest) if prior.family == "flat" else _tied(some, prior, largest=largest)
+        )
     total: FloatArray = out.sum(axis=1, keepdims=True)
     shares: FloatArray = out / total
     return shares
@@ -85,7 +87,11 @@ def _log_odds(up: FloatArray, down: FloatArray, middle: FloatArray) -> LogDensit
 
     def log_density(rows: IntArray, y: FloatArray) -> FloatArray:
         x = y - middle[rows]
-        inside = np.where(x > 0, x + np.log1p((1.0 - share[rows]) * np.expm1(-np.abs(x))), np.log1p(share[rows] * np.expm1(np.minimum(x, 0.0))))
+        inside = np.where(
+            x > 0,
+            x + np.log1p((1.0 - share[rows]) * np.expm1(-np.abs(x))),
+            np.log1p(share[rows] * np.expm1(np.minimum(x, 0.0))),
+        )
         return up[rows] * x - (up + down)[rows] * inside
 
     return log_density
@@ -132,7 +138,9 @@ def _tied(arms: Sequence[Arm], prior: Prior, *, largest: bool) -> FloatArray:
     start = np.sort(np.maximum(start, np.log(CONTROL_FLOOR)), axis=1) if isinstance(arms[0], NormalMean) else start
     ends = support(log_density, rows, start, moment)
     out = np.empty((len(rows), len(arms)))
-    for where, these in resolve(log_density, rows, ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * np.linspace(0.0, 1.0, 8), moment):
+    for where, these in resolve(
+        log_density, rows, ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * np.linspace(0.0, 1.0, 8), moment
+    ):
         shares = inner(where, these.x.reshape(len(where), -1))[1].reshape(*these.x.shape, -1)
         for v in range(len(arms)):
             out[where, v] = these.integrate(shares[..., v]).sum(axis=1)
@@ -186,9 +194,17 @@ def _rate(arm: Binomial) -> _Treatment:
 
     def log_likelihood(rows: IntArray, u: FloatArray, lam: FloatArray) -> FloatArray:
         log_p = np.minimum(lam + _log_share(u), -1e-300)
-        return k[rows] * (log_p - at[rows]) + f[rows] * (np.log(-np.expm1(log_p)) - np.log(-np.expm1(at[rows])))
+        out: FloatArray = k[rows] * (log_p - at[rows]) + f[rows] * (
+            np.log(-np.expm1(log_p)) - np.log(-np.expm1(at[rows]))
+        )
+        return out
 
-    return _Treatment(log_likelihood, lambda rows, u: at[rows] - _log_share(u), np.sqrt((f + 0.5) / ((k + 0.5) * (k + f + 1.0))), lambda u: -_log_share(u))
+    return _Treatment(
+        log_likelihood,
+        lambda rows, u: at[rows] - _log_share(u),
+        np.sqrt((f + 0.5) / ((k + 0.5) * (k + f + 1.0))),
+        lambda u: -_log_share(u),
+    )
 
 
 def _log_share(u: FloatArray) -> FloatArray:
@@ -202,10 +218,14 @@ def _mean(control: NormalMean, arm: NormalMean) -> _Treatment:
     def log_likelihood(rows: IntArray, u: FloatArray, lam: FloatArray) -> FloatArray:
         return -0.5 * (np.expm1(np.minimum(lam + u - at[rows], 300.0)) / share[rows]) ** 2
 
-    return _Treatment(log_likelihood, lambda rows, u: at[rows] - u, np.minimum(share, 1.0), lambda u: np.full_like(u, 300.0))
+    return _Treatment(
+        log_likelihood, lambda rows, u: at[rows] - u, np.minimum(share, 1.0), lambda u: np.full_like(u, 300.0)
+    )
 
 
-def _given_control(treatments: Sequence[_Treatment], prior: Prior, rows: IntArray, u: FloatArray, *, largest: bool) -> tuple[FloatArray, FloatArray]:
+def _given_control(
+    treatments: Sequence[_Treatment], prior: Prior, rows: IntArray, u: FloatArray, *, largest: bool
+) -> tuple[FloatArray, FloatArray]:
     """Log probability of the treatments' data given u, and each arm's share of being best; `u` has shape (len(rows), 1)."""
     everyone, none = np.arange(len(rows)), np.zeros(len(rows))
     densities = [_with_prior(treatment, prior, rows, u) for treatment in treatments]
@@ -241,5 +261,7 @@ def _starts(treatment: _Treatment, prior: Prior, rows: IntArray, u: FloatArray, 
     middle, spread = treatment.middle(rows, u), treatment.spread[rows]
     both = np.concatenate([-_LADDER[:0:-1], _LADDER])
     far = -prior.scale * 4.0 ** np.arange(14)
-    points = np.concatenate([middle + 12.0 * both * spread, 12.0 * both * prior.scale + np.zeros_like(u), far + np.zeros_like(u)], axis=1)
+    points = np.concatenate(
+        [middle + 12.0 * both * spread, 12.0 * both * prior.scale + np.zeros_like(u), far + np.zeros_like(u)], axis=1
+    )
     return np.sort(np.minimum(points, bound), axis=1)

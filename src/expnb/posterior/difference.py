@@ -58,7 +58,9 @@ def normal_difference_with_prior(control: NormalMean, treatment: NormalMean, pri
     return log_density
 
 
-def _normal_integral(control: NormalMean, treatment: NormalMean, prior: Prior, x: FloatArray, nodes: FloatArray) -> FloatArray:
+def _normal_integral(
+    control: NormalMean, treatment: NormalMean, prior: Prior, x: FloatArray, nodes: FloatArray
+) -> FloatArray:
     unit = control.mean[:, None]  # all means in units of the control's
     se_c, se_t = control.se[:, None] / unit, treatment.se[:, None] / unit
     x = x / unit
@@ -86,7 +88,9 @@ def _normal_integral(control: NormalMean, treatment: NormalMean, prior: Prior, x
     m_c = base[..., None] + above
     m_t = np.where(d >= -CONTROL_FLOOR, base + d, 0.0)[..., None] + above
     miss = (base[..., None] - 1.0 + at) + over
-    lam = np.where(np.abs(d[..., None]) < 0.5 * m_c, np.log1p(np.maximum(d[..., None] / m_c, -0.5)), np.log(m_t) - np.log(m_c))
+    lam = np.where(
+        np.abs(d[..., None]) < 0.5 * m_c, np.log1p(np.maximum(d[..., None] / m_c, -0.5)), np.log(m_t) - np.log(m_c)
+    )
     log_f = -0.5 * (miss / se_c[..., None]) ** 2 - 0.5 * ((miss + x[..., None]) / se_t[..., None]) ** 2
     log_f += v[..., None] + offset - np.log(m_t) + log_prior(prior, lam)
     return _log_sum(log_f, nodes) + np.log(width)
@@ -103,13 +107,17 @@ def binomial_difference(control: Binomial, treatment: Binomial, prior: Prior, ce
         for chosen, nodes in ((bell[rows], _NEAR), (tails[rows], _FAR), (level[rows], _FLAT_TOP)):
             if chosen.any():
                 some = rows[chosen]
-                out[chosen] = _rate_integral(control.take(some), treatment.take(some), prior, centre[some, None] + x[chosen], nodes)
+                out[chosen] = _rate_integral(
+                    control.take(some), treatment.take(some), prior, centre[some, None] + x[chosen], nodes
+                )
         return out
 
     return log_density
 
 
-def _rate_integral(control: Binomial, treatment: Binomial, prior: Prior, d: FloatArray, nodes: FloatArray) -> FloatArray:
+def _rate_integral(
+    control: Binomial, treatment: Binomial, prior: Prior, d: FloatArray, nodes: FloatArray
+) -> FloatArray:
     """Log density of the difference d, shape (row, point).
 
     With ``e = abs(d)``, the smaller rate is ``(1 - e) p`` and the larger one ``e + (1 - e) p``, ``p = q / (1 + q)``; y = log q is the variable of integration.
@@ -132,10 +140,23 @@ def _rate_integral(control: Binomial, treatment: Binomial, prior: Prior, d: Floa
         pull, stiff = _prior_slopes(prior, sign * (np.log((e + q) / q) - np.log(rest)))
         turn = sign * (share_high - 1.0)
         slope = up + high * share_high + low * share_low - total * p + pull * turn
-        bend = total * p * (1.0 - p) - np.maximum(high, 0.0) * share_high * (1.0 - share_high) - low * share_low * (1.0 - share_low) + stiff * turn**2
+        bend = (
+            total * p * (1.0 - p)
+            - np.maximum(high, 0.0) * share_high * (1.0 - share_high)
+            - low * share_low * (1.0 - share_low)
+            + stiff * turn**2
+        )
         return slope, np.maximum(bend, 0.05 * np.minimum(1.0, up + 0.0 * bend) + 0.02)
 
-    guess = np.clip((k_c + k_t + 0.5 - np.where(rises, treatment.units[:, None], control.units[:, None]) * e) / (control.units + treatment.units)[:, None], 1e-9, rest) / rest
+    guess = (
+        np.clip(
+            (k_c + k_t + 0.5 - np.where(rises, treatment.units[:, None], control.units[:, None]) * e)
+            / (control.units + treatment.units)[:, None],
+            1e-9,
+            rest,
+        )
+        / rest
+    )
     guess = np.clip(guess, 1e-9, 1.0 - 1e-9)
     y = _peak(slopes, np.log(guess) - np.log1p(-guess), low=-_FAR_ODDS, high=np.full_like(d, _FAR_ODDS))
     width = 1.0 / np.sqrt(slopes(y)[1])
@@ -147,10 +168,14 @@ def _rate_integral(control: Binomial, treatment: Binomial, prior: Prior, d: Floa
     offset = np.clip(width[..., None] * nodes, -600.0, 600.0)
     growth = np.expm1(offset)
     log_f = up[..., None] * offset - total[..., None] * _log1p(p[..., None] * growth)
-    log_f += high[..., None] * _log1p((q / (e + q))[..., None] * growth) + low[..., None] * _log1p((e * q / (1.0 + e * q))[..., None] * growth)
+    log_f += high[..., None] * _log1p((q / (e + q))[..., None] * growth) + low[..., None] * _log1p(
+        (e * q / (1.0 + e * q))[..., None] * growth
+    )
     if prior.family != "flat":
         moved = y[..., None] + offset
-        log_f += log_prior(prior, sign[..., None] * (np.log(e[..., None] + np.exp(moved)) - moved - np.log(rest[..., None])))
+        log_f += log_prior(
+            prior, sign[..., None] * (np.log(e[..., None] + np.exp(moved)) - moved - np.log(rest[..., None]))
+        )
     return peak + _log_sum(log_f, nodes) + np.log(width)
 
 
@@ -158,7 +183,9 @@ def _prior_slopes(prior: Prior, lam: FloatArray) -> tuple[FloatArray, FloatArray
     """Slope of the log prior, and the stiffness of the bell that touches it from below."""
     if prior.family == "flat":
         return np.zeros_like(lam), np.zeros_like(lam)
-    stiff = 1.0 / prior.scale**2 if prior.family == "normal" else (prior.df + 1.0) / (prior.df * prior.scale**2 + lam**2)
+    stiff = (
+        1.0 / prior.scale**2 if prior.family == "normal" else (prior.df + 1.0) / (prior.df * prior.scale**2 + lam**2)
+    )
     return -stiff * lam, stiff + np.zeros_like(lam)
 
 

@@ -31,30 +31,30 @@ _MOST_PANELS = 600
 
 
 def _legendre(t: FloatArray) -> FloatArray:
-    """Legendre polynomials P_0 .. P_NODES at t in [-1, 1], along a new last axis."""
-    table = np.empty((*t.shape, NODES + 1))
-    table[..., 0] = 1.0
-    table[..., 1] = t
+    """Legendre polynomials P_0 .. P_NODES at t in [-1, 1], along a new first axis."""
+    table = np.empty((NODES + 1, *t.shape))
+    table[0] = 1.0
+    table[1] = t
     for k in range(1, NODES):
-        table[..., k + 1] = ((2 * k + 1) * t * table[..., k] - k * table[..., k - 1]) / (k + 1)
+        table[k + 1] = ((2 * k + 1) / (k + 1)) * t * table[k] - (k / (k + 1)) * table[k - 1]
     return table
 
 
 _T, _W = np.polynomial.legendre.leggauss(NODES)
 _ORDER = np.arange(NODES)
-_TO_SERIES: FloatArray = _W[:, None] * _legendre(_T)[:, :NODES] * (_ORDER + 0.5)  # node values -> series
+_TO_SERIES: FloatArray = _W[:, None] * _legendre(_T)[:NODES].T * (_ORDER + 0.5)  # node values -> series
 
 
 def _antiderivatives(t: FloatArray) -> FloatArray:
-    """Integral of P_0 .. P_(NODES-1) from -1 to t, along a new last axis."""
+    """Integral of P_0 .. P_(NODES-1) from -1 to t, along a new first axis."""
     table = _legendre(t)
-    out = np.empty((*t.shape, NODES))
-    out[..., 0] = t + 1.0
-    out[..., 1:] = (table[..., 2:] - table[..., :-2]) / (2 * _ORDER[1:] + 1)
+    out = np.empty((NODES, *t.shape))
+    out[0] = t + 1.0
+    out[1:] = (table[2:] - table[:-2]) / (2 * _ORDER[1:] + 1).reshape(-1, *[1] * t.ndim)
     return out
 
 
-_TO_RUNNING: FloatArray = _TO_SERIES @ _antiderivatives(_T).T  # node values -> integral up to each node
+_TO_RUNNING: FloatArray = _TO_SERIES @ _antiderivatives(_T)  # node values -> integral up to each node
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +108,9 @@ class Panels:
         t = np.clip((x - self.breaks[row, panel]) / np.where(half > 0, half, 1.0) - 1.0, -1.0, 1.0)
         series = self.density[row, panel] @ _TO_SERIES
         table = _legendre(t)
-        inside = series[..., 0] * (t + 1.0) + (series[..., 1:] * (table[..., 2:] - table[..., :-2]) / (2 * _ORDER[1:] + 1)).sum(axis=-1)
-        return self.below[row, panel] + inside * half, (series * table[..., :NODES]).sum(axis=-1)
+        rises = (table[2:] - table[:-2]) / (2 * _ORDER[1:] + 1)[:, None, None]  # integrals of P_1 .. from -1
+        inside = series[..., 0] * (t + 1.0) + np.einsum("rpk,krp->rp", series[..., 1:], rises)
+        return self.below[row, panel] + inside * half, np.einsum("rpk,krp->rp", series, table[:NODES])
 
 
 def panels(log_density: LogDensity, rows: IntArray, breaks: FloatArray) -> Panels:
@@ -122,7 +123,9 @@ def panels(log_density: LogDensity, rows: IntArray, breaks: FloatArray) -> Panel
     mass = np.cumsum((density @ _W) * half, axis=1)
     total = mass[:, -1:]
     if not (np.isfinite(total) & (total > 0)).all():
-        raise PosteriorError("a density came out without a finite mass, so that no probability can be stated. Please report the counts or means of this metric: this is a gap in expnb.")
+        raise PosteriorError(
+            "a density came out without a finite mass, so that no probability can be stated. Please report the counts or means of this metric: this is a gap in expnb."
+        )
     below = np.concatenate([np.zeros_like(total), mass / total], axis=1)
     return Panels(breaks, x, density / total[..., None], below, top[:, 0, 0] + np.log(total[:, 0]))
 
@@ -138,7 +141,9 @@ def unresolved(these: Panels, moment: FloatArray) -> BoolArray:
     weighted = np.flatnonzero(moment > 0)
     if len(weighted):
         x = these.x[weighted]
-        tilted = these.density[weighted] * np.exp(moment[weighted, None, None] * (x - x.max(axis=(1, 2), keepdims=True)))
+        tilted = these.density[weighted] * np.exp(
+            moment[weighted, None, None] * (x - x.max(axis=(1, 2), keepdims=True))
+        )
         whole = ((tilted @ _W) * width[weighted]).sum(axis=1, keepdims=True)
         miss[weighted] |= np.abs(tilted @ last).sum(axis=2) * width[weighted] > TOLERANCE * whole
     return miss
@@ -181,7 +186,9 @@ def first_breaks(ends: FloatArray, extra: FloatArray) -> FloatArray:
     return np.sort(np.concatenate([even, np.clip(extra, ends[:, :1], ends[:, 1:])], axis=1), axis=1)
 
 
-def resolve(log_density: LogDensity, rows: IntArray, breaks: FloatArray, moment: FloatArray) -> Iterator[tuple[IntArray, Panels]]:
+def resolve(
+    log_density: LogDensity, rows: IntArray, breaks: FloatArray, moment: FloatArray
+) -> Iterator[tuple[IntArray, Panels]]:
     """Batches of (positions in `rows`, their densities), each on panels fine enough.
 
     Raises
@@ -217,9 +224,9 @@ def _by_panel_count(breaks: FloatArray) -> Iterator[tuple[IntArray, FloatArray]]
     """Rows with about as many panels of some width, without the panels of no width."""
     empty = np.diff(breaks, axis=1) <= 0
     count = -4 * (-(breaks.shape[1] - 1 - empty.sum(axis=1)) // 4)  # rounded up, for fewer batches
-    for most in np.unique(count):
+    for most in sorted(set(count.tolist())):  # np.unique would import numpy.ma
         rows = np.flatnonzero(count == most)
-        wanted = min(int(most), breaks.shape[1] - 1)
+        wanted = min(most, breaks.shape[1] - 1)
         # empty panels sort behind the others; their breaks repeat the last one
         pushed = np.where(empty[rows], breaks[rows, -1:], breaks[rows, :-1])
         yield rows, np.concatenate([np.sort(pushed, axis=1)[:, :wanted], breaks[rows, -1:]], axis=1)

@@ -12,6 +12,7 @@ _STARTS = np.linspace(0.0, 1.0 - PROB, 17)  # mass left of the interval
 _NEWTON_STEPS = 8
 _BISECTIONS = 36
 _QUANTILE_STEPS = 60
+_SMALL = 1e-13
 _STEP = 1e-6  # mass; nearer to the edge a polynomial no longer tells heights apart
 
 
@@ -90,23 +91,27 @@ def _rough_quantile(these: Panels, prob: FloatArray) -> FloatArray:
 
 def _newton(these: Panels, low: FloatArray, high: FloatArray, slope: float) -> tuple[FloatArray, FloatArray, BoolArray]:
     """Solve mass = 95 % and equal density at both ends; also says which rows got there."""
-    start, end = these.breaks[:, 0], these.breaks[:, -1]
-    step = 1e-4 * (high - low)
-    done = np.zeros(len(low), dtype=bool)
+    low, high, done = low.copy(), high.copy(), np.zeros(len(low), dtype=bool)
+    left = np.arange(len(low))
+    some = these
     for _ in range(_NEWTON_STEPS):
-        mass, density = these.at(np.stack([low, low + step, high, high + step], axis=1))
-        log_f = np.log(np.maximum(density, 1e-300)) - slope * np.stack([low, low + step, high, high + step], axis=1)
-        miss = mass[:, 2] - mass[:, 0] - PROB
-        gap = log_f[:, 2] - log_f[:, 0]
-        done = (np.abs(miss) < 1e-10) & (np.abs(gap) < 1e-6)
-        if done.all():
-            break
-        rise_low = (log_f[:, 1] - log_f[:, 0]) / step
-        rise_high = (log_f[:, 3] - log_f[:, 2]) / step
-        det = density[:, 2] * rise_low - density[:, 0] * rise_high
+        a, b = low[left], high[left]
+        step = np.maximum(1e-4 * (b - a), 1e-300)  # both ends may sit at one edge for a while
+        x = np.stack([a, a + step, b, b + step], axis=1)
+        mass, density = some.at(x)
+        height = np.log(np.maximum(density, 1e-300)) - slope * x
+        miss, gap = mass[:, 2] - mass[:, 0] - PROB, height[:, 2] - height[:, 0]
+        arrived = (np.abs(miss) < 1e-9) & (np.abs(gap) < 1e-5)
+        rise_a, rise_b = (height[:, 1] - height[:, 0]) / step, (height[:, 3] - height[:, 2]) / step
+        det = density[:, 2] * rise_a - density[:, 0] * rise_b
         det = np.where(np.abs(det) < 1e-300, np.inf, det)
-        low = np.clip(low + (miss * rise_high - gap * density[:, 2]) / det * -1.0, start, end)
-        high = np.clip(high - (miss * rise_low - gap * density[:, 0]) / det, start, end)
+        # the last step is taken too: it costs nothing and squares the error
+        low[left] = np.clip(a + (gap * density[:, 2] - miss * rise_b) / det, some.breaks[:, 0], some.breaks[:, -1])
+        high[left] = np.clip(b + (gap * density[:, 0] - miss * rise_a) / det, some.breaks[:, 0], some.breaks[:, -1])
+        done[left[arrived]] = True
+        if arrived.all():
+            break
+        left, some = left[~arrived], some.take(np.flatnonzero(~arrived))
     return low, high, done
 
 
@@ -132,7 +137,8 @@ def _quantile(these: Panels, prob: FloatArray) -> FloatArray:
         miss = mass[:, 0] - prob
         left, right = np.where(miss > 0, left, x), np.where(miss > 0, x, right)
         aim = x - miss / np.maximum(density[:, 0], 1e-300)
-        x = np.where((aim > left) & (aim < right), aim, 0.5 * (left + right))
-        if (np.abs(miss) < 1e-13).all():
+        done = np.abs(miss) < _SMALL
+        if done.all():
             break
+        x = np.where(done, x, np.where((aim > left) & (aim < right), aim, 0.5 * (left + right)))
     return x

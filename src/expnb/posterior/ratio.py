@@ -19,10 +19,17 @@ CONTROL_FLOOR = 0.05
 """A Normal control mean is taken to be above this share of its estimate, at least 4.75 standard errors below it: without a floor the ratio of two normals has no mean."""
 
 _NEAR = np.linspace(-6.0, 6.0, 15)  # curvatures; enough where the integrand is close to a bell
+_MIDDLE = np.sinh(np.linspace(-2.85, 2.85, 29))  # reaches as far as ten successes and failures need
 _FAR = np.sinh(np.linspace(-4.1, 4.1, 67))  # curvatures; reaches exponential tails
 _MANY = 200  # successes and failures from which on an integrand is close to a bell
 _FEW = 10  # below, only the slow way is safe
 _SERIES_TOLERANCE = 1e-9
+_SERIES = (
+    (16, 2_000, np.inf),
+    (20, 200, 2_000),
+    (24, 40, 200),
+    (32, _FEW, 40),
+)  # points, and the smallest counts they serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,9 @@ def normal_marginal(control: NormalMean, treatment: NormalMean, *, flat: bool) -
         width = a * b / np.sqrt(var)
         z = (mode - CONTROL_FLOOR) / width
         mass = _normal_cdf(z)
-        size = mode * mass + width * np.exp(-0.5 * np.minimum(z * z, 1400.0)) / math.sqrt(2.0 * math.pi) if flat else mass
+        size = (
+            mode * mass + width * np.exp(-0.5 * np.minimum(z * z, 1400.0)) / math.sqrt(2.0 * math.pi) if flat else mass
+        )
         out: FloatArray = -0.5 * np.expm1(x) ** 2 / var - 0.5 * np.log(var) + np.log(np.maximum(size, 1e-300))
         return out + x if flat else out
 
@@ -121,15 +130,17 @@ def binomial_marginal(control: Binomial, treatment: Binomial, centre: FloatArray
     .. [1] Trefethen, Weideman (2014), The exponentially convergent trapezoidal rule; Stenger (1993), Numerical methods based on sinc and analytic functions.
     """
     smallest = np.minimum.reduce([control.successes, control.failures, treatment.successes, treatment.failures])
-    many = smallest >= _MANY
+    many, few = smallest >= _MANY, smallest < _FEW
 
     def log_density(rows: IntArray, x: FloatArray) -> FloatArray:
         out = np.empty_like(x)
-        for chosen, bell in ((many[rows], True), (~many[rows], False)):
+        for chosen, nodes in ((many[rows], _NEAR), (~(many | few)[rows], _MIDDLE), (few[rows], _FAR)):
             some = rows[chosen]
             if len(some):
-                parts = _RatePair.at(control.take(some), treatment.take(some), centre[some, None] + x[chosen], flat=flat)
-                out[chosen] = parts.peak + (parts.bell() if bell else parts.tails())
+                parts = _RatePair.at(
+                    control.take(some), treatment.take(some), centre[some, None] + x[chosen], flat=flat
+                )
+                out[chosen] = parts.peak + (parts.bell() if nodes is _NEAR else parts.tails(nodes))
         return out
 
     return log_density
@@ -183,7 +194,11 @@ class _RatePair:
         """Log of the weighted sum of the integrand at `offset` log odds from its peak, relative to the peak."""
         growth = np.expm1(offset)
         total = (self.up + self.down + self.other)[..., None]
-        log_f = self.up[..., None] * offset - total * np.log1p(first[..., None] * growth) + self.other[..., None] * np.log1p(second[..., None] * growth)
+        log_f = (
+            self.up[..., None] * offset
+            - total * np.log1p(first[..., None] * growth)
+            + self.other[..., None] * np.log1p(second[..., None] * growth)
+        )
         out: FloatArray = np.log(np.exp(log_f) @ weight)
         return out
 
@@ -193,11 +208,11 @@ class _RatePair:
         offset = width[..., None] * (_NEAR + skew[..., None] * (6.0**2 / 6.0))  # both ends drop alike
         return np.log(width) + self._sum(first, second, offset, np.ones(len(_NEAR)))
 
-    def tails(self) -> FloatArray:
+    def tails(self, nodes: FloatArray) -> FloatArray:
         """Log integral where the integrand may have exponential tails: a sinh opens up the middle."""
         first, second, width, _ = self._shape()
-        offset = np.clip(width[..., None] * _FAR, -600.0, 600.0)
-        return np.log(width) + self._sum(first, second, offset, np.sqrt(1.0 + _FAR**2))
+        offset = np.clip(width[..., None] * nodes, -600.0, 600.0)
+        return np.log(width) + self._sum(first, second, offset, np.sqrt(1.0 + nodes**2))
 
 
 # --- a faster stand-in where one polynomial will do --------------------------------------------
@@ -232,12 +247,15 @@ def chebyshev(log_density: LogDensity, rows: IntArray, ends: FloatArray, points:
     return stand_in, served
 
 
-def fast_binomial(control: Binomial, treatment: Binomial, ends: FloatArray, slow: LogDensity) -> tuple[LogDensity, BoolArray]:
+def fast_binomial(
+    control: Binomial, treatment: Binomial, ends: FloatArray, slow: LogDensity
+) -> tuple[LogDensity, BoolArray]:
     """``log M`` within `ends` by polynomials, and the rows (booleans) for which they are good enough."""
     smallest = np.minimum.reduce([control.successes, control.failures, treatment.successes, treatment.failures])
     served = np.zeros(len(smallest), dtype=bool)
     groups: list[tuple[BoolArray, LogDensity]] = []
-    for points, chosen in ((16, smallest >= _MANY), (32, (smallest >= _FEW) & (smallest < _MANY))):
+    for points, least, most in _SERIES:
+        chosen = (smallest >= least) & (smallest < most)
         rows = np.flatnonzero(chosen)
         if len(rows):
             stand_in, good = chebyshev(slow, rows, ends[rows], points)

@@ -12,7 +12,15 @@ from expnb.errors import PosteriorError
 from expnb.posterior.arms import Arm, Binomial, BoolArray, FloatArray, IntArray, NormalMean
 from expnb.posterior.difference import binomial_difference, normal_difference, normal_difference_with_prior
 from expnb.posterior.grid import LogDensity, Panels, first_breaks, resolve, support
-from expnb.posterior.ratio import Location, binomial_marginal, fast_binomial, locate_binomial, locate_normal, log_prior, normal_marginal
+from expnb.posterior.ratio import (
+    Location,
+    binomial_marginal,
+    fast_binomial,
+    locate_binomial,
+    locate_normal,
+    log_prior,
+    normal_marginal,
+)
 from expnb.spec.prior import Prior
 
 Batches: TypeAlias = Iterator[tuple[IntArray, Panels]]
@@ -51,7 +59,9 @@ def log_ratio(control: Arm, treatment: Arm, prior: Prior) -> Route:
         slow = binomial_marginal(control, treatment, place.centre, flat=flat)
         reach = _reach(place, prior)
         fast, served = fast_binomial(control, treatment, reach, slow)
-        moment = np.full(len(control), 2.0) if prior.family == "normal" else np.minimum(control.successes + (not flat), 2.0)
+        moment = (
+            np.full(len(control), 2.0) if prior.family == "normal" else np.minimum(control.successes + (not flat), 2.0)
+        )
     elif isinstance(control, NormalMean) and isinstance(treatment, NormalMean):
         require_log_scale(control, treatment)
         place = locate_normal(control, treatment)
@@ -83,8 +93,13 @@ def _mean_difference(control: NormalMean, treatment: NormalMean, prior: Prior) -
         require_log_scale(control, treatment)
         density = normal_difference_with_prior(control, treatment, prior)
         marks = _scaled_landmarks(centre, prior, control.mean)
-        reach = np.stack([np.minimum(-12.0 * spread, -centre - 6.0 * spread), np.maximum(12.0 * spread, -centre + 6.0 * spread)], axis=1)
-        ends = support(density, rows, np.sort(np.concatenate([_between(reach), -centre[:, None]], axis=1), axis=1), moment)
+        reach = np.stack(
+            [np.minimum(-12.0 * spread, -centre - 6.0 * spread), np.maximum(12.0 * spread, -centre + 6.0 * spread)],
+            axis=1,
+        )
+        ends = support(
+            density, rows, np.sort(np.concatenate([_between(reach), -centre[:, None]], axis=1), axis=1), moment
+        )
     return Route(centre, moment, resolve(density, rows, first_breaks(ends, marks), moment))
 
 
@@ -95,10 +110,15 @@ def _rate_difference(control: Binomial, treatment: Binomial, prior: Prior) -> Ro
     rows, moment = np.arange(len(control)), np.zeros(len(control))
     density = binomial_difference(control, treatment, prior, centre)
     low, high = -1.0 - centre, 1.0 - centre
-    reach = np.stack([np.minimum(-60.0 * spread, -centre - 30.0 * spread), np.maximum(60.0 * spread, -centre + 30.0 * spread)], axis=1)
+    reach = np.stack(
+        [np.minimum(-60.0 * spread, -centre - 30.0 * spread), np.maximum(60.0 * spread, -centre + 30.0 * spread)],
+        axis=1,
+    )
     reach = np.clip(reach, low[:, None], high[:, None])
     near = np.clip(spread[:, None] * np.linspace(-9.0, 9.0, 19), low[:, None], high[:, None])
-    ends = support(density, rows, np.sort(np.concatenate([_between(reach), near, -centre[:, None]], axis=1), axis=1), moment)
+    ends = support(
+        density, rows, np.sort(np.concatenate([_between(reach), near, -centre[:, None]], axis=1), axis=1), moment
+    )
     pole = control.successes + treatment.successes == 0  # the density then says nothing about how far out it matters
     ends[pole] = reach[pole]
     marks = -centre[:, None] if prior.family == "flat" else _scaled_landmarks(centre, prior, rate_c)
@@ -129,13 +149,23 @@ def mixed_kinds(control: Arm, treatment: Arm) -> PosteriorError:
     )
 
 
-def _two_ways(fast: LogDensity, slow: LogDensity, prior: Prior, place: Location, reach: FloatArray, served: BoolArray, moment: FloatArray) -> Batches:
+def _two_ways(
+    fast: LogDensity,
+    slow: LogDensity,
+    prior: Prior,
+    place: Location,
+    reach: FloatArray,
+    served: BoolArray,
+    moment: FloatArray,
+) -> Batches:
     """The fast way within `reach` for rows `served` by it, if they stay inside; else the slow way."""
     easy, ends = np.flatnonzero(served), np.zeros((len(served), 2))
     if len(easy):
         ends[easy] = support(fast, easy, _between(reach[easy]), moment[easy])
         easy = easy[(ends[easy, 0] > reach[easy, 0]) & (ends[easy, 1] < reach[easy, 1])]
-    hard = np.setdiff1d(np.arange(len(served)), easy)
+    served = np.zeros_like(served)
+    served[easy] = True
+    hard = np.flatnonzero(~served)
     if len(hard):
         ends[hard] = support(slow, hard, _anywhere(place, prior, hard), moment[hard])
     marks = _landmarks(place, prior)

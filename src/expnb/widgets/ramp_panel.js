@@ -32,19 +32,13 @@ function rung({ label, enrolled, treated, words }) {
   const fill = make("span", { class: "expnb-ramp-treated" });
   fill.style.width = `${treated}%`;
   const track = make("span", { class: "expnb-ramp-track", "aria-hidden": "true" }, gate, fill);
-  return make("div", { class: "expnb-ramp-rung" }, make("span", {}, label), track, make("span", {}, words));
+  return make("div", { class: "expnb-ramp-rung" }, make("span", {}, label), track, make("span", {}, sentence(words)));
 }
 
 function ladder(bars) {
-  const ticks = [0, 25, 50, 75, 100].map((percent) => {
-    const tick = make("span", {}, percent === 100 ? "100 %" : `${percent}`);
-    tick.style.left = `${percent}%`;
-    return tick;
-  });
-  const scale = make("div", { class: "expnb-ramp-scale", "aria-hidden": "true" }, ...ticks);
   const key = make("p", { class: "expnb-ramp-key", "aria-hidden": "true" });
-  key.append(make("i", { class: "expnb-ramp-treated" }), "treated", make("i", { class: "expnb-ramp-enrolled" }), "enrolled, in percent of eligible units");
-  return [...bars.map(rung), scale, key];
+  key.append(make("i", { class: "expnb-ramp-treated" }), "treated", make("i", { class: "expnb-ramp-enrolled" }), "enrolled, in percent of eligible units (marks at 25, 50, 75)");
+  return [...bars.map(rung), key];
 }
 
 function rules(state) {
@@ -75,7 +69,7 @@ function receipt(rows) {
 }
 
 function button(text, className, onClick) {
-  const node = make("button", { type: "button", class: className }, text);
+  const node = make("button", { type: "button", class: className }, sentence(text));
   node.addEventListener("click", onClick);
   return node;
 }

@@ -131,7 +131,12 @@ class RampPanel:
             )
         else:
             self.receipt = receipt
-            self._show(phase="done", message="Done. The flag was read back.", bars=receipt_bars(receipt), receipt=receipt_rows(receipt))
+            self._show(
+                phase="done",
+                message="Done. The flag was read back.",
+                bars=receipt_bars(receipt),
+                receipt=receipt_rows(receipt),
+            )
         finally:
             if self._view.phase == "pushing":  # the kernel was interrupted
                 self._show(
