@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo lab test lint types check bench docs clean
+.PHONY: demo lab test lint types check bench notebooks lock clean
 
 demo: $(READY)  ## the main job on two real experiments, in demo/
 	$(BIN)/expnb demo demo
@@ -27,6 +27,9 @@ check: lint types test
 
 bench: $(READY)  ## writes bench/results.json, from which every number in the docs comes
 	$(BIN)/python -m bench
+
+notebooks: $(READY)  ## run the worked examples again and save what they show
+	EXPNB_STATIC=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 lock:  ## renew the locks: versions and hashes, no host
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links --upgrade --quiet -o requirements/lock.txt

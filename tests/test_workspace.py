@@ -358,6 +358,13 @@ def test_several_environments_have_to_be_chosen_from(demo):
         open_workspace(demo.root, environment="stagin")
 
 
+def test_two_environments_cannot_share_their_flags(demo):
+    path = demo.root / "expnb.toml"
+    path.write_text(path.read_text() + '[environments.staging]\nflags = "flagd:flags.flagd.json"\n')
+    with pytest.raises(errors.SpecError, match="have the same flags 'flagd:flags.flagd.json'"):
+        open_workspace(demo.root, environment="staging")
+
+
 def test_the_demo_reports_the_outlier_where_the_row_level_file_is_present(tmp_path, real_data):
     ws = xb.demo.make_workspace(tmp_path / "demo", data=real_data, clock=lambda: NOW)
     _, decision = decided(ws, "gate_position")

@@ -135,6 +135,12 @@ def open_workspace(
         )
     if name not in config.environments:
         raise NameNotFoundError("environment", name, list(config.environments))
+    shared = [other for other, table in config.environments.items() if table.flags == config.environments[name].flags]
+    if len(shared) > 1:
+        raise SpecError(
+            f"the environments {shared} have the same flags {config.environments[name].flags!r}; a push in one would move the other. "
+            "Give each environment its own."
+        )
     return Workspace(
         root=root, config=config, environment=name, actor=getpass.getuser() if actor is None else actor, clock=clock
     )

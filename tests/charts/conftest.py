@@ -65,7 +65,7 @@ MISSING = dict.fromkeys(POSTERIOR_FIGURES) | {
 
 def make_posterior(*effects: Effect, control: str = "gate_30") -> Posterior:
     return Posterior(
-        experiment="gate_position", effects=effects, engine="exact", prior="student_t(4, 0, 0.03)", seed=20,
+        experiment="gate_position", control=control, effects=effects, engine="exact", prior="student_t(4, 0, 0.03)", seed=20,
         counts={control: effects[0].n_control} | {one.variant: one.n_treatment for one in effects},
         fingerprint="f" * 64, first_day=None, last_day=None, checks=(), versions={},
     )  # fmt: skip

@@ -41,6 +41,7 @@ def posterior_of():
     def make(*effects, counts=None, fingerprint="f" * 64):
         return Posterior(
             experiment="gate_position",
+            control="gate_30",
             effects=effects,
             engine="exact",
             prior="student_t(4, 0, 0.03)",

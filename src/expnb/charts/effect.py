@@ -49,7 +49,7 @@ def effect(posterior: Posterior, metric: str | None = None) -> Figure:
     effects = _chosen(posterior, metric)
     scale = shared_scale(effects)
     rows = [make_row(one, scale) for one in effects]
-    control = _control(posterior, effects)
+    control = words.name(posterior.control)
     caption = [
         *(_sentence(row, control) for row in rows),
         f"{_legend(rows)}Prior {effects[0].prior}, {posterior.engine} engine.",
@@ -67,11 +67,6 @@ def _chosen(posterior: Posterior, metric: str | None) -> list[Effect]:
     if not chosen:
         raise NameNotFoundError("metric", wanted, list(dict.fromkeys(one.metric for one in everybody)))
     return chosen
-
-
-def _control(posterior: Posterior, effects: Sequence[Effect]) -> str:
-    treated = {one.variant for one in effects}
-    return words.name(next((arm for arm in posterior.counts if arm not in treated), "control"))
 
 
 # --- in words ---------------------------------------------------------------------------------

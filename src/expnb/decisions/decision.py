@@ -54,7 +54,7 @@ class Rule:
     sentence: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Decision:
     """What should happen to the flag, and why; the same object feeds table, report, exit code and flag.
 
@@ -125,6 +125,9 @@ class Decision:
     def __str__(self) -> str:
         lines = [f"{self.experiment}: {self.title}", *(f"  - {reason}" for reason in self.reasons)]
         return "\n".join(lines + [f"  ! {note}" for note in self.notes] + [f"  {self.footer}"])
+
+    def __repr__(self) -> str:
+        return str(self)
 
     @property
     def footer(self) -> str:

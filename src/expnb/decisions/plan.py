@@ -15,7 +15,7 @@ from expnb.spec.flag import Exposure, FlagRef, FlagState
 Verb = Literal["ramp_up", "ramp_down", "roll_back", "ship", "conclude_flat", "restore", "hold"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RampPlan:
     """One change of a flag: "set to", never "add to".
 
@@ -60,6 +60,9 @@ class RampPlan:
 
     def __str__(self) -> str:
         return f"{self.verb}: {self.ref}: {self.before} -> {self.after}"
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def plan_ramp(

@@ -37,7 +37,7 @@ class Capabilities:
     audit: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Receipt:
     """What a backend did, with both states as they were read from it.
 
@@ -62,7 +62,10 @@ class Receipt:
     note: str = ""
 
     def __str__(self) -> str:
-        return f"{self.verb}: {self.ref}: {describe(self.before)} -> {describe(self.after)} at {self.applied_at.isoformat()} in {self.backend}"
+        return f"{self.verb}: {self.ref}: {describe(self.before)} -> {describe(self.after)} at {self.applied_at:%Y-%m-%d %H:%M:%S} UTC in {self.backend}"
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         rows = {
@@ -71,7 +74,7 @@ class Receipt:
             "before": describe(self.before),
             "after": describe(self.after),
             "version": self.after.version,
-            "at": self.applied_at.isoformat(),
+            "at": f"{self.applied_at:%Y-%m-%d %H:%M:%S} UTC",
             "backend": self.backend,
             "note": self.note,
         }
@@ -185,7 +188,7 @@ def check_push(plan: RampPlan, state: FlagState, *, now: datetime) -> None:
 
 
 def _change(plan: RampPlan, state: FlagState) -> str:
-    when = f", changed at {state.changed_at.isoformat()}"
+    when = f", changed at {state.changed_at:%Y-%m-%d %H:%M} UTC"
     if state.enabled and state.exposure == plan.before:
         return f"still {plan.before}, but written again{when}"
     return f"{plan.before} -> {describe(state)}{when}"

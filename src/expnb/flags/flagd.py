@@ -309,5 +309,5 @@ def _check_split(flag: str, before: Exposure, after: Exposure) -> None:
 def _check_repeated(plan: RampPlan, found: FlagState, stamp: Stamp) -> None:
     """A plan whose answer was lost is not pushed twice: say that it is there."""
     if stamp.plan_id == plan.id and found.version != plan.base_version:
-        change = f"this very plan was pushed already, at {found.changed_at.isoformat()}: now {describe(found)}"
+        change = f"this very plan was pushed already, at {found.changed_at:%Y-%m-%d %H:%M} UTC: now {describe(found)}"
         raise FlagConflictError(plan.ref.flag, plan.base_version, found.version, change)

@@ -237,7 +237,8 @@ def _body_text(body: Mapping[str, object]) -> str:
 def _refuse_secrets(value: Json, where: str) -> None:
     if isinstance(value, dict):
         for key, part in value.items():
-            if _SECRET.search(key):
+            # A variant may be called "token_pricing": its weight, a number, is no secret.
+            if _SECRET.search(key) and isinstance(part, str):
                 raise LedgerError(
                     f"{where} has the key {key!r}, which looks like a secret; a ledger is read by many and never forgets. Leave it out. Nothing was recorded."
                 )

@@ -157,6 +157,7 @@ def posterior_of(
     """Effects with the evidence they rest on."""
     return Posterior(
         experiment=experiment.name,
+        control=experiment.control,
         effects=tuple(effects),
         engine=engine,
         prior=prior.id,

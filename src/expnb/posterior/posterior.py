@@ -39,6 +39,7 @@ class Posterior:
     """
 
     experiment: str
+    control: str
     effects: tuple[Effect, ...]
     engine: str
     prior: str

@@ -70,7 +70,7 @@ class Question:
     review_after: date | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Experiment(Question):
     """One experiment with its metrics, its policy and what the workspace resolved for it.
 
@@ -168,6 +168,10 @@ class Experiment(Question):
             yield "no guardrail is named: nothing but the goal can stop this ramp. Which metric must not get worse?"
         if self.traffic is None:
             yield "no [traffic] is given, so nothing can be said about how long the ramp takes."
+
+    def __repr__(self) -> str:
+        metrics = ", ".join(f"{metric.name} ({metric.role})" for metric in self.metrics)
+        return f"experiment {self.name}: {self.hypothesis} Arms {', '.join(self.variants)}; metrics {metrics}; flag {self.flag}."
 
     def _repr_html_(self) -> str:
         rows = [
