@@ -32,7 +32,7 @@ notebooks: $(READY)  ## run the worked examples again and save what they show
 	EXPNB_STATIC=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 lock:  ## renew the locks: versions and hashes, no host
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links --upgrade --quiet -o requirements/lock.txt
+	$(BIN)/uv pip compile pyproject.toml --extra dev --override requirements/overrides.txt --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links --upgrade --quiet -o requirements/lock.txt
 
 clean:
 	rm -rf $(VENV) demo build dist

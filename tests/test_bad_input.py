@@ -1,11 +1,11 @@
 """Bad input gets one clear sentence, exit code 2, and changes nothing: not the flag, not the ledger."""
 
 import pytest
+from tests.bad_input import BAD_COHORTS, MISTAKES
+from tests.conftest import GATE_POSITION
 
 import expnb as xb
 from expnb.cli import main
-from tests.bad_input import BAD_COHORTS, MISTAKES
-from tests.conftest import GATE_POSITION
 
 
 @pytest.fixture(scope="module")

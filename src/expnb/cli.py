@@ -304,7 +304,9 @@ def _open(folder: Path, environment: str | None, actor: str | None = None) -> Wo
     return open_workspace(folder, environment=environment, actor=actor)
 
 
-def _decide(workspace: Workspace, experiment: Experiment, source: str, engine: Literal["exact", "pymc"], seed: int) -> Decision:
+def _decide(
+    workspace: Workspace, experiment: Experiment, source: str, engine: Literal["exact", "pymc"], seed: int
+) -> Decision:
     from expnb.cohorts.cohort import load_cohort  # noqa: PLC0415 - each command loads what it needs
     from expnb.models.fit import fit  # noqa: PLC0415
 

@@ -9,10 +9,10 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from tests.bad_input import BAD_COHORTS
 
 import expnb as xb
 from expnb import errors
-from tests.bad_input import BAD_COHORTS
 
 SOURCES = {
     "pandas": lambda frame, folder: frame,

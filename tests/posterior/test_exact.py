@@ -307,7 +307,16 @@ def miller(k_c: int, n_c: int, k_t: int, n_t: int) -> float:
 
 
 @pytest.mark.parametrize(
-    "counts", [(0, 30, 0, 30), (30, 30, 29, 30), (12, 100, 15, 110), (100, 10_000, 130, 10_000), (3, 100, 330, 10_000)]
+    "counts",
+    [
+        (0, 30, 0, 30),
+        (30, 30, 29, 30),
+        (0, 30, 59, 4_861_175),
+        (9_999_990, 10_000_000, 30, 30),
+        (12, 100, 15, 110),
+        (100, 10_000, 130, 10_000),
+        (3, 100, 330, 10_000),
+    ],
 )
 def test_probability_of_the_better_rate_is_the_sum_of_evan_miller(counts: tuple[int, int, int, int]) -> None:
     for verb in (relative_effect, absolute_effect):

@@ -10,7 +10,38 @@ from scipy import stats
 import expnb as xb
 from expnb.posterior.fit import fit_exact
 
-COLUMNS = ["metric", "kind", "role", "variant", "segment", "n_control", "n_treatment", "mean_control", "mean_treatment", "effect_abs", "effect_rel", "effect_abs_post", "effect_rel_post", "hdi_abs_low", "hdi_abs_high", "hdi_rel_low", "hdi_rel_high", "p_improvement", "p_above_rope", "p_harm", "p_rope", "expected_loss_abs", "expected_loss_rel", "p_best", "p_value", "ci_low", "ci_high", "prior", "engine", "note"]
+COLUMNS = [
+    "metric",
+    "kind",
+    "role",
+    "variant",
+    "segment",
+    "n_control",
+    "n_treatment",
+    "mean_control",
+    "mean_treatment",
+    "effect_abs",
+    "effect_rel",
+    "effect_abs_post",
+    "effect_rel_post",
+    "hdi_abs_low",
+    "hdi_abs_high",
+    "hdi_rel_low",
+    "hdi_rel_high",
+    "p_improvement",
+    "p_above_rope",
+    "p_harm",
+    "p_rope",
+    "expected_loss_abs",
+    "expected_loss_rel",
+    "p_best",
+    "p_value",
+    "ci_low",
+    "ci_high",
+    "prior",
+    "engine",
+    "note",
+]
 
 
 @pytest.fixture

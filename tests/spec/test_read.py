@@ -1,10 +1,10 @@
 """Experiment files: what is read, and one clear sentence for what is not."""
 
 import pytest
+from tests.bad_input import MISTAKES
 
 import expnb as xb
 from expnb import errors
-from tests.bad_input import MISTAKES
 from expnb.spec.read import read_catalogue, read_experiment
 
 CATALOGUE = """

@@ -22,7 +22,7 @@ from expnb.spec.prior import Prior
 
 _NEAR = np.linspace(-6.5, 6.5, 19)
 _FAR = np.sinh(np.linspace(-8.5, 8.5, 137))  # a Student-t prior leaves algebraic tails, hence the long reach
-_FLAT_TOP = np.sinh(np.linspace(-8.5, 8.5, 1025))  # without any success the integrand may be level over many log odds
+_FLAT_TOP = np.sinh(np.linspace(-8.5, 8.5, 257))  # without any success the integrand may be level over many log odds
 _MANY = 200
 _SMALL_ERROR = 1 / 30  # se / mean up to which the integrand is close to a bell
 _PEAK_STEPS = 60

@@ -25,6 +25,7 @@ LogDensity: TypeAlias = Callable[[IntArray, FloatArray], FloatArray]
 NODES = 16
 DROP = 33.0  # exp(-33) = 5e-15: what lies below that share of the peak is left out
 TOLERANCE = 2e-9  # of the whole mass, per panel; the error of a probability is about a tenth of it
+_JUMP = 20.0  # a jump overstates the mass that is missing
 _UNIFORM_PANELS = 10
 _ZOOM_POINTS = 24
 _MOST_PANELS = 600
@@ -54,6 +55,7 @@ def _antiderivatives(t: FloatArray) -> FloatArray:
     return out
 
 
+_TO_ENDS: FloatArray = _TO_SERIES @ np.stack([(-1.0) ** _ORDER, np.ones(NODES)], axis=1)  # node values -> both ends
 _TO_RUNNING: FloatArray = _TO_SERIES @ _antiderivatives(_T)  # node values -> integral up to each node
 
 
@@ -133,11 +135,16 @@ def panels(log_density: LogDensity, rows: IntArray, breaks: FloatArray) -> Panel
 def unresolved(these: Panels, moment: FloatArray) -> BoolArray:
     """Panels whose polynomial misses the density, or the density times ``exp(moment * x)``.
 
-    The last two coefficients of the Legendre series say how much is missing. Returns booleans, shape (row, panel).
+    The last two coefficients of the Legendre series say how much is missing. What hides between a break and the first
+    node shows as a jump between neighbours, since densities here are continuous. Returns booleans, shape (row, panel).
     """
     last = _TO_SERIES[:, -2:]
     width = these.half
     miss: BoolArray = np.abs(these.density @ last).sum(axis=2) * width > TOLERANCE
+    ends = these.density @ _TO_ENDS
+    jump = np.abs(ends[:, :-1, 1] - ends[:, 1:, 0]) * (width[:, 1:] > 0)
+    miss[:, :-1] |= jump * width[:, :-1] > _JUMP * TOLERANCE
+    miss[:, 1:] |= jump * width[:, 1:] > _JUMP * TOLERANCE
     weighted = np.flatnonzero(moment > 0)
     if len(weighted):
         x = these.x[weighted]

@@ -113,7 +113,8 @@ def run_report(
                 cwd=".",
                 kernel_name="python3",
                 progress_bar=progress,
-                log_output=False,
+                # The kernel listens on loopback and its messages are signed: that they are not encrypted is no news.
+                extra_arguments=["--log-level=ERROR"],
             )
         except PapermillExecutionError as error:
             refuse_secrets(notebook)
