@@ -7,7 +7,8 @@ import pytest
 
 import expnb as xb
 from expnb import errors
-from expnb.workspace import ApprovalRule, check_split, expected_shares, open_workspace
+from expnb.spec.workspace_file import ApprovalRule
+from expnb.workspace import open_workspace
 
 NOW = datetime(2017, 2, 20, 12, tzinfo=UTC)
 
@@ -296,30 +297,6 @@ def test_a_role_that_is_missing_is_named(demo, flag_file):
     with pytest.raises(errors.ApprovalError, match="'eve' may not kill"):
         eve.kill(eve.experiment("email_campaign"))
     assert flag_file.read_bytes() == before
-
-
-# --- the check after a push -----------------------------------------------------------------------------
-
-
-def test_a_split_that_is_not_what_the_flag_says_is_an_error(demo):
-    state = demo.flag(demo.experiment("gate_position"))
-    check_split(state, {"off": 100, "gate_30": 50, "gate_40": 50})
-    with pytest.raises(errors.PushUncertainError, match="200 of 200 sample units get 'off'|0 of 200 sample units"):
-        check_split(state, {"off": 200})
-
-
-@pytest.mark.parametrize(
-    ("change", "shares"),
-    [
-        ({}, {"gate_30": 0.25, "gate_40": 0.25, "off": 0.5}),
-        ({"serve": "gate_40", "holdback": 5}, {"gate_30": 0.05, "gate_40": 0.95, "off": 0}),
-        ({"serve": "gate_30"}, {"gate_30": 1, "gate_40": 0, "off": 0}),
-    ],
-)
-def test_expected_shares_follow_the_exposure(demo, change, shares):
-    state = demo.flag(demo.experiment("gate_position"))
-    found = expected_shares(replace(state, exposure=replace(state.exposure, **change)))
-    assert found == pytest.approx(shares)
 
 
 # --- the folder ------------------------------------------------------------------------------------------

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import getpass
 import json
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -16,82 +15,29 @@ from expnb.decisions.decide import decide
 from expnb.decisions.decision import PRECEDENCE, Decision
 from expnb.decisions.plan import RampPlan, plan_change, plan_ramp
 from expnb.errors import (
-    ApprovalError,
+    ExpnbError,
     FlagError,
     LedgerError,
     NameNotFoundError,
     PathNotFoundError,
     PlanVoidError,
-    PushUncertainError,
     SpecError,
 )
 from expnb.flags.base import FlagBackend, Receipt
 from expnb.flags.connect import connect
+from expnb.flags.split import check_split, serve_sample
+from expnb.ledger.approvals import approvals_needed, approvers, check_approvals, check_approver, check_role
 from expnb.ledger.ledger import Entry, EntryKind, Ledger
 from expnb.posterior.posterior import Posterior
 from expnb.spec.canonical import Json, canonical_json, to_json
 from expnb.spec.experiment import Experiment
 from expnb.spec.flag import FlagRef, FlagSpec, FlagState
 from expnb.spec.read import MetricDefinition, parse, read_catalogue, read_experiment, read_toml
+from expnb.spec.workspace_file import Environment, WorkspaceFile
 
 T = TypeVar("T")
 
 CONFIG = "expnb.toml"
-SAMPLE_UNITS = 200
-# Chance of a false alarm of the split check after a push: about one in two million pushes.
-SPLIT_SD = 5.0
-
-# Which roles may do what; an environment without roles lets everybody do everything.
-ROLES: Mapping[str, tuple[str, ...]] = {
-    "apply": ("analyst", "operator"),
-    "request": ("analyst", "operator"),
-    "approve": ("approver",),
-    "kill": ("analyst", "approver", "operator"),
-}
-ANONYMOUS = ("", "anonymous", "nobody")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApprovalRule:
-    """How many others must agree before more than `above_treated` percent get a treatment."""
-
-    above_treated: float
-    need: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Environment:
-    """One `[environments.NAME]` table."""
-
-    flags: str
-    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    approvals: tuple[ApprovalRule, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerTable:
-    """The `[ledger]` table."""
-
-    url: str = "sqlite:///.expnb/ledger.sqlite"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Defaults:
-    """The `[defaults]` table."""
-
-    guardrails: tuple[str, ...] = ()
-    min_cell: int = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkspaceFile:
-    """The shape of `expnb.toml`."""
-
-    schema: int
-    environments: Mapping[str, Environment]
-    timezone: str = "UTC"
-    ledger: LedgerTable = field(default_factory=LedgerTable)
-    defaults: Defaults = field(default_factory=Defaults)
 
 
 def utc_now() -> datetime:
@@ -220,7 +166,7 @@ class Workspace:
     @cached_property
     def flags(self) -> FlagBackend:
         """The flag backend of the environment."""
-        return connect(self.config.environments[self.environment].flags, root=self.root, environment=self.environment)
+        return connect(self._table.flags, root=self.root, environment=self.environment)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -295,38 +241,16 @@ class Workspace:
 
     def approvals_needed(self, plan: RampPlan) -> int:
         """How many others must agree; lowering exposure never needs anybody."""
-        if not plan.raises_treated:
-            return 0
-        return max(
-            (
-                rule.need
-                for rule in self.config.environments[self.environment].approvals
-                if plan.after.treated > rule.above_treated
-            ),
-            default=0,
-        )
+        return approvals_needed(plan, self._table.approvals)
 
     def approvals(self, plan: RampPlan) -> list[str]:
         """Who has agreed to exactly this plan."""
-        return [
-            str(entry.body["actor"])
-            for entry in self.ledger.entries(kind="approval")
-            if entry.body["plan_id"] == plan.id
-        ]
+        return approvers(self.ledger, plan)
 
     def request(self, plan: RampPlan) -> Entry:
         """Ask others to agree to a plan."""
         self._allow("request")
-        return self._record(
-            "request",
-            {
-                "experiment": plan.experiment,
-                "flag": plan.ref.flag,
-                "actor": self.actor,
-                "plan_id": plan.id,
-                "plan": plan,
-            },
-        )
+        return self._record("request", self._facts(plan) | {"plan": plan})
 
     def requests(self) -> list[RampPlan]:
         """Plans that others were asked to agree to, oldest first; those that expired are left out."""
@@ -342,22 +266,8 @@ class Workspace:
             If nobody requested it, the approver is its author or anonymous, or lacks the role.
         """
         self._allow("approve")
-        authors = [
-            str(entry.body["actor"])
-            for entry in self.ledger.entries(kind="request")
-            if entry.body["plan_id"] == plan.id
-        ]
-        if not authors:
-            raise ApprovalError(
-                f"nobody requested the plan {plan.id[:12]}; an approval answers a request. Ask its author to request it."
-            )
-        if self.actor in ANONYMOUS:
-            raise ApprovalError("an anonymous identity cannot approve. Open the workspace under your own name.")
-        if self.actor in authors:
-            raise ApprovalError(f"{self.actor!r} requested this plan; somebody else has to approve it.")
-        return self._record(
-            "approval", {"experiment": plan.experiment, "flag": plan.ref.flag, "actor": self.actor, "plan_id": plan.id}
-        )
+        check_approver(self.ledger, plan, self.actor)
+        return self._record("approval", self._facts(plan))
 
     def apply(self, plan: RampPlan) -> Receipt:
         """Push a plan: intent, push, read back, evaluate sample units, outcome.
@@ -372,21 +282,15 @@ class Workspace:
         self._allow("apply")
         self._check_plan(plan)
         self._resolve(plan.ref)
-        facts: dict[str, object] = {
-            "experiment": plan.experiment,
-            "flag": plan.ref.flag,
-            "environment": plan.ref.environment,
-            "actor": self.actor,
-            "plan_id": plan.id,
-        }
+        facts = self._facts(plan)
         intent = self._record("intent", facts | {"plan": plan, "enforcement": "unenforced"})
         facts |= {"intent": intent.seq}
         try:
             receipt = self.flags.apply(plan, now=self.clock(), ledger_head=intent.hash)
-        except FlagError as error:
+        except ExpnbError as error:
             self._record("outcome", facts | {"applied": False, "error": str(error)})
             raise
-        split = self._sample(receipt)
+        split = serve_sample(self.flags, receipt.ref)
         self._record("outcome", facts | {"applied": True, "receipt": receipt, "sample": split})
         check_split(receipt.after, split)
         return receipt
@@ -470,13 +374,22 @@ class Workspace:
 
     # --- the parts ------------------------------------------------------------------------------
 
+    @property
+    def _table(self) -> Environment:
+        return self.config.environments[self.environment]
+
     def _allow(self, act: str) -> None:
-        roles = self.config.environments[self.environment].roles
-        allowed = {who for role in ROLES[act] for who in roles.get(role, ())}
-        if roles and self.actor not in allowed and "*" not in allowed:
-            raise ApprovalError(
-                f"{self.actor!r} may not {act} in {self.environment}; that needs one of the roles {', '.join(ROLES[act])}. Ask {', '.join(sorted(allowed)) or 'the owner of expnb.toml'}."
-            )
+        check_role(act, self.actor, self._table.roles, self.environment)
+
+    def _facts(self, plan: RampPlan) -> dict[str, object]:
+        """What every entry about a plan says."""
+        return {
+            "experiment": plan.experiment,
+            "flag": plan.ref.flag,
+            "environment": plan.ref.environment,
+            "actor": self.actor,
+            "plan_id": plan.id,
+        }
 
     def _check_plan(self, plan: RampPlan) -> None:
         if plan.ref.environment != self.environment:
@@ -487,11 +400,7 @@ class Workspace:
             return
         if plan.verb != "restore":
             self._check_evidence(plan)
-        needed, given = self.approvals_needed(plan), self.approvals(plan)
-        if len(set(given)) < needed:
-            raise ApprovalError(
-                f"{plan.after.treated:.4g} % treated in {self.environment} needs {needed} approval{'s' if needed > 1 else ''}, {len(set(given))} given. Nothing was pushed. Request it, and let somebody else approve: `expnb request {plan.experiment}`."
-            )
+        check_approvals(self.ledger, plan, self._table.approvals)
 
     def _check_evidence(self, plan: RampPlan) -> None:
         """More exposure needs a recorded decision, and no newer one that is worse."""
@@ -532,11 +441,6 @@ class Workspace:
                         "resolved_by_reading": state,
                     },
                 )
-
-    def _sample(self, receipt: Receipt) -> dict[str, int]:
-        """How sample units are served after a push; recorded with the outcome."""
-        served = self.flags.evaluate(receipt.ref, [f"expnb-sample-{number}" for number in range(SAMPLE_UNITS)])
-        return {name: served.count(name) for name in sorted(set(served))}
 
     def _registration(self, experiment: Experiment, posterior: Posterior) -> str:
         entry = self._last("registered", experiment.name)
@@ -580,37 +484,6 @@ class Workspace:
             json.dumps(to_json(decision), indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         stem.with_suffix(".md").write_text(decision.markdown(), encoding="utf-8")
-
-
-def check_split(state: FlagState, served: Mapping[str, int]) -> None:
-    """Raise `PushUncertainError` when sample units are not served as the state promises.
-
-    Parameters
-    ----------
-    served : mapping of str to int
-        Sample units by what they got; ``"off"`` is outside the gate.
-    """
-    total = sum(served.values())
-    for name, share in expected_shares(state).items():
-        slack = SPLIT_SD * math.sqrt(total * share * (1 - share))
-        if abs(served.get(name, 0) - total * share) > slack:
-            raise PushUncertainError(
-                f"flag {state.ref.flag!r} says {state.exposure}, but {served.get(name, 0)} of {total} sample units get {name!r} where {total * share:.0f} were expected. The push is recorded; look at the flag before anything else moves."
-            )
-
-
-def expected_shares(state: FlagState) -> dict[str, float]:
-    """Share of eligible units per answer of a flag, 0 to 1; ``"off"`` is outside the gate."""
-    exposure = state.exposure
-    names = [*exposure.weights, "off"]
-    if exposure.serve:
-        held = exposure.holdback / 100 if exposure.serve != exposure.control else 0.0
-        return {
-            name: (1 - held if name == exposure.serve else held if name == exposure.control else 0.0) for name in names
-        }
-    total = sum(exposure.weights.values())
-    inside = exposure.enrolled / 100
-    return {name: inside * exposure.weights[name] / total if name in exposure.weights else 1 - inside for name in names}
 
 
 def _recorded(shape: type[T], body: Json) -> T:

@@ -222,14 +222,14 @@ def open_and_run(lab, watched):
     """A function that opens a notebook, runs it, and waits until its last cell has an output."""
     page = watched.page
 
-    def run(name: str) -> None:
+    def run(name: str, until: str = "every cell has run") -> None:
         page.goto(f"{lab.base}/lab/tree/{name}?token={lab.token}&reset")
         page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
         page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext")
         assert page.evaluate(KERNEL_ANSWERS), "the kernel never answered"
         # No await on the command: its promise need not settle.
         page.evaluate("() => { void window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
-        page.get_by_text("every cell has run", exact=True).wait_for(timeout=3 * DEADLINE_MS)
+        page.get_by_text(until, exact=True).wait_for(timeout=3 * DEADLINE_MS)
 
     return run
 

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.browser
 
 GATE = """\
 import expnb as xb
-ws = xb.open_workspace(".")
+ws = xb.open_workspace(".", actor="ana")
 exp = ws.experiment("gate_position")
 posterior = xb.fit(exp, xb.load_cohort(exp, ws.source(exp)), seed=20)
 decision = ws.decide(exp, posterior)

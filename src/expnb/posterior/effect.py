@@ -71,20 +71,20 @@ class Effect:
     mean_treatment: float
     effect_abs: float
     effect_rel: float | None
-    effect_abs_post: float | None
-    effect_rel_post: float | None
-    hdi_abs_low: float | None
-    hdi_abs_high: float | None
-    hdi_rel_low: float | None
-    hdi_rel_high: float | None
-    p_improvement: float | None
-    p_above_rope: float | None
-    p_harm: float | None
-    p_rope: float | None
-    p_harm_flat: float | None
-    expected_loss_abs: float | None
-    expected_loss_rel: float | None
-    p_best: float | None
+    effect_abs_post: float | None = None
+    effect_rel_post: float | None = None
+    hdi_abs_low: float | None = None
+    hdi_abs_high: float | None = None
+    hdi_rel_low: float | None = None
+    hdi_rel_high: float | None = None
+    p_improvement: float | None = None
+    p_above_rope: float | None = None
+    p_harm: float | None = None
+    p_rope: float | None = None
+    p_harm_flat: float | None = None
+    expected_loss_abs: float | None = None
+    expected_loss_rel: float | None = None
+    p_best: float | None = None
     p_value: float | None
     ci_low: float | None
     ci_high: float | None
@@ -94,8 +94,8 @@ class Effect:
     prior: str
     engine: str
     note: str
-    relative: Density | None
-    absolute: Density | None
+    relative: Density | None = None
+    absolute: Density | None = None
 
     def row(self) -> dict[str, object]:
         """The figures of the summary table, by name."""

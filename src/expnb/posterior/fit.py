@@ -304,7 +304,6 @@ def without_posterior(pair: Comparison, prior: Prior, engine: str) -> Effect:
 
 def _effect(pair: Comparison, prior: Prior, engine: str, *, note: str, **figures: float | Density | None) -> Effect:
     p_value, low, high = (pooled_z if pair.metric.kind == "conversion" else welch)(pair.control, pair.treatment)
-    absent: dict[str, None] = dict.fromkeys(POSTERIOR_FIGURES)
     return Effect(
         metric=pair.metric.name,
         kind=pair.metric.kind,
@@ -328,28 +327,8 @@ def _effect(pair: Comparison, prior: Prior, engine: str, *, note: str, **figures
         prior=prior.id,
         engine=engine,
         note=note,
-        **(absent | figures),  # type: ignore[arg-type]  # names are those of POSTERIOR_FIGURES
+        **figures,  # type: ignore[arg-type]  # names of optional figures
     )
-
-
-POSTERIOR_FIGURES = (
-    "effect_abs_post",
-    "effect_rel_post",
-    "hdi_abs_low",
-    "hdi_abs_high",
-    "hdi_rel_low",
-    "hdi_rel_high",
-    "p_improvement",
-    "p_above_rope",
-    "p_harm",
-    "p_rope",
-    "p_harm_flat",
-    "expected_loss_abs",
-    "expected_loss_rel",
-    "p_best",
-    "relative",
-    "absolute",
-)
 
 
 def _loss(quantity: Quantity, row: int, sign: int) -> float:

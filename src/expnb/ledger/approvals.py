@@ -1,0 +1,73 @@
+"""Who may do what, and who has to agree first.
+
+A notebook kernel belongs to the person who runs it: checked there, these rules prevent mistakes, not intent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from expnb.decisions.plan import RampPlan
+from expnb.errors import ApprovalError
+from expnb.ledger.ledger import EntryKind, Ledger
+from expnb.spec.workspace_file import ApprovalRule
+
+# Which roles may do what; an environment without roles lets everybody do everything.
+ROLES: Mapping[str, tuple[str, ...]] = {
+    "apply": ("analyst", "operator"),
+    "request": ("analyst", "operator"),
+    "approve": ("approver",),
+    "kill": ("analyst", "approver", "operator"),
+}
+ANONYMOUS = ("", "anonymous", "nobody")
+
+
+def check_role(act: str, actor: str, roles: Mapping[str, Sequence[str]], environment: str) -> None:
+    """Raise `ApprovalError` unless `actor` has a role that may do `act`; ``"*"`` in a role is everybody."""
+    allowed = {who for role in ROLES[act] for who in roles.get(role, ())}
+    if roles and actor not in allowed and "*" not in allowed:
+        raise ApprovalError(
+            f"{actor!r} may not {act} in {environment}; that needs one of the roles {', '.join(ROLES[act])}. "
+            f"Ask {', '.join(sorted(allowed)) or 'the owner of expnb.toml'}."
+        )
+
+
+def approvals_needed(plan: RampPlan, rules: Sequence[ApprovalRule]) -> int:
+    """How many others must agree to a plan; lowering exposure never needs anybody."""
+    if not plan.raises_treated:
+        return 0
+    return max((rule.need for rule in rules if plan.after.treated > rule.above_treated), default=0)
+
+
+def approvers(ledger: Ledger, plan: RampPlan) -> list[str]:
+    """Who has agreed to exactly this plan, each once."""
+    return _actors(ledger, "approval", plan)
+
+
+def check_approvals(ledger: Ledger, plan: RampPlan, rules: Sequence[ApprovalRule]) -> None:
+    """Raise `ApprovalError` unless enough others have agreed to exactly this plan."""
+    needed, given = approvals_needed(plan, rules), len(approvers(ledger, plan))
+    if given < needed:
+        raise ApprovalError(
+            f"{plan.after.treated:.4g} % treated in {plan.ref.environment} needs {needed} "
+            f"approval{'s' if needed > 1 else ''}, {given} given. Nothing was pushed. "
+            f"Request it, and let somebody else approve: `expnb request {plan.experiment}`."
+        )
+
+
+def check_approver(ledger: Ledger, plan: RampPlan, actor: str) -> None:
+    """Raise `ApprovalError` unless somebody else requested the plan and `actor` is a named person."""
+    authors = _actors(ledger, "request", plan)
+    if not authors:
+        raise ApprovalError(
+            f"nobody requested the plan {plan.id[:12]}; an approval answers a request. Ask its author to request it."
+        )
+    if actor in ANONYMOUS:
+        raise ApprovalError("an anonymous identity cannot approve. Open the workspace under your own name.")
+    if actor in authors:
+        raise ApprovalError(f"{actor!r} requested this plan; somebody else has to approve it.")
+
+
+def _actors(ledger: Ledger, kind: EntryKind, plan: RampPlan) -> list[str]:
+    entries = [entry for entry in ledger.entries(kind=kind) if entry.body["plan_id"] == plan.id]
+    return list(dict.fromkeys(str(entry.body["actor"]) for entry in entries))

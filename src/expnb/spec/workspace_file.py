@@ -1,0 +1,49 @@
+"""The shape of `expnb.toml`: flags and ledger, environments, roles, defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRule:
+    """How many others must agree before more than `above_treated` percent get a treatment."""
+
+    above_treated: float
+    need: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """One `[environments.NAME]` table."""
+
+    flags: str
+    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    approvals: tuple[ApprovalRule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerTable:
+    """The `[ledger]` table."""
+
+    url: str = "sqlite:///.expnb/ledger.sqlite"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """The `[defaults]` table."""
+
+    guardrails: tuple[str, ...] = ()
+    min_cell: int = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkspaceFile:
+    """The shape of `expnb.toml`."""
+
+    schema: int
+    environments: Mapping[str, Environment]
+    timezone: str = "UTC"
+    ledger: LedgerTable = field(default_factory=LedgerTable)
+    defaults: Defaults = field(default_factory=Defaults)
