@@ -335,6 +335,13 @@ def test_several_environments_have_to_be_chosen_from(demo):
         open_workspace(demo.root, environment="stagin")
 
 
+def test_an_unknown_time_zone_is_named(demo):
+    path = demo.root / "expnb.toml"
+    path.write_text(path.read_text().replace('timezone = "UTC"', 'timezone = "Berlin"'))
+    with pytest.raises(errors.SpecError, match="timezone is 'Berlin', which is no zone of the IANA list"):
+        open_workspace(demo.root).experiment("gate_position")
+
+
 def test_two_environments_cannot_share_their_flags(demo):
     path = demo.root / "expnb.toml"
     path.write_text(path.read_text() + '[environments.staging]\nflags = "flagd:flags.flagd.json"\n')

@@ -87,6 +87,15 @@ def test_an_unknown_name_is_one_sentence_and_exit_code_2(run):
     assert err == "expnb: no experiment is called 'gate_positon'. Did you mean 'gate_position'?\n"
 
 
+@pytest.mark.slow
+def test_run_prints_the_decision_and_exits_with_the_verdict(run, demo):
+    code, out, _ = run("run", "gate_position", "--json")
+    decision = json.loads(out)
+    assert (code, decision["action"]) == (20, "roll_back")
+    assert (demo.root / decision["report"]).is_file()
+    assert demo.flag(demo.experiment("gate_position")).exposure.enrolled == 50
+
+
 def test_version(run):
     from expnb import __version__
 

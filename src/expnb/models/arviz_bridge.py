@@ -48,7 +48,9 @@ def rhat(values: FloatArray) -> float:
 
 def ess(values: FloatArray, method: Literal["bulk", "tail", "mean"]) -> float:
     """Effective sample size of draws of shape (chain, draw), as in `rhat`."""
-    return float(_arviz().ess(values, method=method))
+    # ArviZ 0.23 has these ends of the tail as its default, ArviZ 1 has none.
+    ends = {"prob": (0.05, 0.95)} if method == "tail" else {}
+    return float(_arviz().ess(values, method=method, **ends))
 
 
 def labelled(container: Container, coords: Mapping[str, Sequence[str]], attrs: Mapping[str, str | int]) -> Container:

@@ -98,6 +98,7 @@ class Experiment(Question):
 
     def __post_init__(self) -> None:
         _check_arms(self.weights, self.control)
+        _check_timezone(self.timezone)
         _check_metrics(self.metrics)
         if (self.start is None) != (self.end is None):
             raise SpecError("start and end come together; give both dates, or neither.")
@@ -202,6 +203,17 @@ def _check_arms(weights: Mapping[str, float], control: str) -> None:
             raise SpecError(
                 "an arm is called 'off', which means outside the gate. Choose another name, such as 'control'."
             )
+
+
+def _check_timezone(name: str) -> None:
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # noqa: PLC0415 - needed for this check alone
+
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise SpecError(
+            f"timezone is {name!r}, which is no zone of the IANA list. Write 'UTC' or 'Europe/Berlin'."
+        ) from error
 
 
 def _check_metrics(metrics: tuple[Metric, ...]) -> None:
