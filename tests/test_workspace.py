@@ -75,6 +75,13 @@ def test_a_look_that_cannot_be_recorded_is_an_error(demo):
         broken.decide(exp, posterior)
 
 
+def test_a_decision_that_fails_is_no_look(demo, flag_file):
+    flag_file.unlink()
+    with pytest.raises(errors.FlagFileError, match="does not exist"):
+        decided(demo, "gate_position")
+    assert not demo.ledger.entries(kind="look")
+
+
 def test_decisions_are_written_for_reviewers(demo):
     _, decision = decided(demo, "gate_position")
     folder = demo.root / "decisions" / "gate_position"
@@ -251,6 +258,13 @@ def test_more_than_the_threshold_needs_somebody_else(demo, flag_file):
     ana.request(plan)
     with_roles(demo, "ben", need=1).approve(plan)
     assert ana.apply(plan).after.exposure.enrolled == 50
+
+
+def test_a_plan_that_changes_nothing_is_not_requested(demo):
+    demo.roll_back(demo.experiment("gate_position"), reason="already closed")
+    plan = demo.plan(decided(demo, "gate_position")[1])
+    with pytest.raises(errors.SpecError, match="changes nothing: enrolled 0 %"):
+        demo.request(plan)
 
 
 def test_nobody_approves_their_own_plan(demo):

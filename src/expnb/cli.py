@@ -204,6 +204,14 @@ def flags(workspace: Folder = HERE, environment: Where = None, *, as_json: AsJso
 
 
 @app.command()
+def create(name: Name, workspace: Folder = HERE, environment: Where = None, actor: Who = None) -> None:
+    """Create the flag of an experiment, at 0 percent."""
+    opened = _open(workspace, environment, actor)
+    state = opened.create_flag(opened.experiment(name))
+    typer.echo(f"created {state.ref}: {state.exposure}, version {state.version}")
+
+
+@app.command()
 def request(
     name: Name,
     workspace: Folder = HERE,

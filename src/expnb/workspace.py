@@ -181,7 +181,13 @@ class Workspace:
         return FlagRef(experiment.flag, self.environment)
 
     def flag(self, experiment: Experiment) -> FlagState:
-        """The state of the experiment's flag, read now."""
+        """The state of the experiment's flag, read now.
+
+        Raises
+        ------
+        FlagError, NameNotFoundError
+            If the backend cannot be read or has no such flag.
+        """
         return self.flags.read(self.ref(experiment))
 
     def create_flag(self, experiment: Experiment) -> FlagState:
@@ -200,36 +206,20 @@ class Workspace:
         LedgerError
             If the look cannot be recorded: an unrecorded look would make peeking free.
         """
-        now = self.clock()
         seen = [
             str(entry.body["fingerprint"]) for entry in self.ledger.entries(kind="look", experiment=experiment.name)
         ]
-        if posterior.fingerprint not in seen:
-            seen.append(posterior.fingerprint)
-            self._record(
-                "look",
-                {
-                    "experiment": experiment.name,
-                    "fingerprint": posterior.fingerprint,
-                    "look": len(seen),
-                    "watermark": posterior.last_day,
-                },
-            )
-        decision = decide(
-            experiment, posterior, flag=self.flag(experiment), looks=seen.index(posterior.fingerprint) + 1, now=now
-        )
+        is_new = posterior.fingerprint not in seen
+        look = len(seen) + 1 if is_new else seen.index(posterior.fingerprint) + 1
+        decision = decide(experiment, posterior, flag=self.flag(experiment), looks=look, now=self.clock())
         decision = replace(decision, notes=(*decision.notes, self._registration(experiment, posterior)))
+        if is_new:
+            facts = {"fingerprint": posterior.fingerprint, "look": look, "watermark": posterior.last_day}
+            self._record("look", {"experiment": experiment.name, **facts})
         last = self._last("decision", experiment.name)
         if not last or last.body["evidence_hash"] != decision.evidence_hash:
-            self._record(
-                "decision",
-                {
-                    "experiment": experiment.name,
-                    "action": decision.action,
-                    "evidence_hash": decision.evidence_hash,
-                    "decision": decision,
-                },
-            )
+            facts = {"action": decision.action, "evidence_hash": decision.evidence_hash, "decision": decision}
+            self._record("decision", {"experiment": experiment.name, **facts})
         self._write(decision)
         return decision
 
@@ -250,6 +240,10 @@ class Workspace:
     def request(self, plan: RampPlan) -> Entry:
         """Ask others to agree to a plan."""
         self._allow("request")
+        if not plan.changes:
+            raise SpecError(
+                f"the plan for {plan.experiment!r} changes nothing: {plan.after}. There is nothing to agree to."
+            )
         return self._record("request", self._facts(plan) | {"plan": plan})
 
     def requests(self) -> list[RampPlan]:

@@ -75,6 +75,14 @@ def test_flags_shows_every_experiment(run):
     assert "gate_position: gate-position in production enrolled 50 %, treated 25 %" in out
 
 
+def test_create_makes_a_flag_at_0_percent(run, demo):
+    (demo.root / "flags.flagd.json").unlink()
+    assert "`expnb create EXPERIMENT` makes the flag" in run("decide", "gate_position")[2]
+    assert run("create", "gate_position")[:2][0] == 0
+    assert demo.flag(demo.experiment("gate_position")).exposure.enrolled == 0
+    assert "exists already" in run("create", "gate_position")[2]
+
+
 def test_check_reads_the_policy_aloud(run):
     code, out, _ = run("check", "email_campaign")
     assert code == 0

@@ -60,7 +60,8 @@ def _check_kind(path: Path) -> None:
         mode = path.lstat().st_mode
     except FileNotFoundError as error:
         raise FlagFileError(
-            str(path), "does not exist. Check the path in expnb.toml; creating a flag also creates its file."
+            str(path),
+            "does not exist. Check the path in expnb.toml; `expnb create EXPERIMENT` makes the flag and its file.",
         ) from error
     except OSError as error:
         raise FlagFileError(
