@@ -40,7 +40,7 @@ BAD_COHORTS = {
     "not 0 or 1": (
         lambda f: f.assign(retention_7=f.retention_7.where(f.index > 2, 2)),
         errors.MetricValuesError,
-        "3 values of column 'retention_7' are neither 0 nor 1 (they lie between 0 and 2)",
+        "3 values of column 'retention_7' are neither 0 nor 1",
     ),
     "float units": (
         lambda f: f.assign(userid=f.userid.astype(float)),

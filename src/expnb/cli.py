@@ -274,7 +274,7 @@ def restore(name: Name, workspace: Folder = HERE, environment: Where = None, act
 def kill(name: Name, workspace: Folder = HERE, environment: Where = None, actor: Who = None) -> None:
     """Close the gate and disable the flag, at once, whatever else is broken."""
     opened = _open(workspace, environment, actor)
-    typer.echo(str(opened.kill(opened.experiment(name))))
+    typer.echo(str(opened.kill(name)))
 
 
 @ledger_app.command("verify")

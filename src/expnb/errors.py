@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+MOST_ARMS = 50
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the known name closest to `name`, else an empty text."""
@@ -18,6 +20,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 class ExpnbError(Exception):
     """Base of every error that expnb raises on purpose."""
+
+
+def check_choice(what: str, found: object, known: Sequence[object]) -> None:
+    """Raise `SpecError` unless `found` is one of the `known` words."""
+    if found not in known:
+        names = [str(name) for name in known]
+        raise SpecError(f"{what} is {found!r}; it is one of {', '.join(names)}.{nearest(str(found), names)}")
 
 
 # --- what was asked: experiment files, metrics, policies -------------------------------------
@@ -125,6 +134,8 @@ class ArmsError(CohortError):
 
     def __str__(self) -> str:
         unknown = [name for name in self.found if name not in self.expected]
+        if len(self.found) > MOST_ARMS:  # surely ids, which are not shown
+            return f"column {self.column!r} holds {len(self.found):,} different values; the arms of the experiment are {list(self.expected)}. Name the column that holds the arm."
         if unknown:
             hint = nearest(unknown[0], self.expected) or " Add it to `weights`, or filter these rows out."
             return f"column {self.column!r} holds the arm {unknown[0]!r}, which the experiment does not name; its arms are {list(self.expected)}.{hint}"

@@ -5,14 +5,17 @@ from __future__ import annotations
 import getpass
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
+from zoneinfo import ZoneInfo
 
 from expnb.decisions.decide import decide
-from expnb.decisions.decision import PRECEDENCE, Decision
+from expnb.decisions.decision import Decision
+from expnb.decisions.evidence import check_evidence
 from expnb.decisions.plan import RampPlan, plan_change, plan_ramp
 from expnb.errors import (
     ExpnbError,
@@ -20,7 +23,7 @@ from expnb.errors import (
     LedgerError,
     NameNotFoundError,
     PathNotFoundError,
-    PlanVoidError,
+    PushUncertainError,
     SpecError,
 )
 from expnb.flags.base import FlagBackend, Receipt
@@ -38,6 +41,7 @@ from expnb.spec.workspace_file import Environment, WorkspaceFile
 T = TypeVar("T")
 
 CONFIG = "expnb.toml"
+IN_FLIGHT = timedelta(minutes=1)  # longer than any push may take
 
 
 def utc_now() -> datetime:
@@ -216,9 +220,14 @@ class Workspace:
         if is_new:
             facts = {"fingerprint": posterior.fingerprint, "look": look, "watermark": posterior.last_day}
             self._record("look", {"experiment": experiment.name, **facts})
-        last = self._last("decision", experiment.name)
-        if not last or last.body["evidence_hash"] != decision.evidence_hash:
-            facts = {"action": decision.action, "evidence_hash": decision.evidence_hash, "decision": decision}
+        recorded = self._decisions(experiment.name)
+        if not recorded or recorded[-1][0] != decision.evidence_hash:
+            facts = {
+                "environment": self.environment,
+                "action": decision.action,
+                "evidence_hash": decision.evidence_hash,
+                "decision": decision,
+            }
             self._record("decision", {"experiment": experiment.name, **facts})
         self._write(decision)
         return decision
@@ -281,6 +290,8 @@ class Workspace:
         facts |= {"intent": intent.seq}
         try:
             receipt = self.flags.apply(plan, now=self.clock(), ledger_head=intent.hash)
+        except PushUncertainError:
+            raise  # the intent stays open, and is resolved by reading
         except ExpnbError as error:
             self._record("outcome", facts | {"applied": False, "error": str(error)})
             raise
@@ -305,16 +316,13 @@ class Workspace:
         FlagError
             If the ledger knows none.
         """
-        entries = [
-            entry
-            for entry in self.ledger.entries(experiment=experiment.name)
-            if entry.body.get("receipt") and entry.body["environment"] == self.environment
-        ]
-        if not entries:
+        self._resolve(self.ref(experiment))
+        receipts = self._receipts(self.ref(experiment))
+        if not receipts:
             raise FlagError(
                 f"the ledger knows no change of flag {experiment.flag!r} in {self.environment}; there is nothing to undo."
             )
-        return _recorded(Receipt, entries[-1].body["receipt"])
+        return _recorded(Receipt, receipts[-1])
 
     def restore(self, receipt: Receipt) -> Receipt:
         """Return the flag to the state before a receipt, such as after a roll back that was a mistake.
@@ -346,25 +354,45 @@ class Workspace:
             )
         )
 
-    def kill(self, experiment: Experiment) -> Receipt:
-        """Close the gate and disable the flag, at once; needs no plan, no approval, no fresh data and no ledger."""
+    def kill(self, experiment: Experiment | str) -> Receipt:
+        """Close the gate and disable the flag, at once; needs no plan, no approval, no fresh data and no ledger.
+
+        Parameters
+        ----------
+        experiment : Experiment or str
+            Or its name: then only the flag is read from its file, and nothing else of the workspace has to be in order.
+        """
         self._allow("kill")
+        name, flag = (
+            (experiment, self._flag_name(experiment))
+            if isinstance(experiment, str)
+            else (experiment.name, experiment.flag)
+        )
         now = self.clock()
-        receipt = self.flags.kill(self.ref(experiment), now=now)
+        receipt = self.flags.kill(FlagRef(flag, self.environment), now=now)
         facts = {
-            "experiment": experiment.name,
-            "flag": experiment.flag,
+            "experiment": name,
+            "flag": flag,
             "environment": self.environment,
             "actor": self.actor,
             "receipt": receipt,
         }
         try:
             self._record("kill", facts)
-        except LedgerError:
-            self._spool.parent.mkdir(parents=True, exist_ok=True)
-            with self._spool.open("a", encoding="utf-8") as file:
-                file.write(canonical_json({"kind": "kill", "happened_at": now, "body": facts}) + "\n")
+        except (LedgerError, OSError):
+            with suppress(OSError):  # the kill is done; where nothing can be written, its receipt is all there is
+                self._spool.parent.mkdir(parents=True, exist_ok=True)
+                with self._spool.open("a", encoding="utf-8") as file:
+                    file.write(canonical_json({"happened_at": now, "body": facts}) + "\n")
         return receipt
+
+    def _flag_name(self, name: str) -> str:
+        if name not in self.experiments:
+            raise NameNotFoundError("experiment", name, self.experiments)
+        table = read_toml(self.root / "experiments" / f"{name}.toml", "experiment file").get("experiment")
+        if not isinstance(table, Mapping) or "flag" not in table:
+            raise SpecError(f"experiments/{name}.toml names no flag under [experiment]; add `flag = …`.")
+        return str(table["flag"])
 
     # --- the parts ------------------------------------------------------------------------------
 
@@ -390,51 +418,78 @@ class Workspace:
             raise FlagError(
                 f"the plan is for {plan.ref.environment}, the workspace is open in {self.environment}. Open it in that environment."
             )
-        if not plan.raises_treated:
-            return
-        if plan.verb != "restore":
+        if plan.verb == "restore":
+            self._check_restore(plan)
+        elif not self.flags.read(plan.ref).enabled:
+            raise FlagError(
+                f"flag {plan.ref.flag!r} was killed; only `expnb restore` switches it on again. Nothing was pushed."
+            )
+        elif plan.raises_treated:
             self._check_evidence(plan)
-        check_approvals(self.ledger, plan, self._table.approvals)
+        if plan.raises_treated:
+            check_approvals(self.ledger, plan, self._table.approvals)
+
+    def _check_restore(self, plan: RampPlan) -> None:
+        """Only a state that a receipt shows may come back."""
+        known = [_recorded(Receipt, body).before for body in self._receipts(plan.ref)]
+        if not any(state is not None and state.exposure == plan.after for state in known):
+            raise FlagError(
+                f"no receipt of flag {plan.ref.flag!r} shows '{plan.after}'; only an audited state can be restored."
+            )
 
     def _check_evidence(self, plan: RampPlan) -> None:
-        """More exposure needs a recorded decision, and no newer one that is worse."""
-        recorded = self.ledger.entries(kind="decision", experiment=plan.experiment)
-        planned = next((entry for entry in recorded if entry.body["evidence_hash"] == plan.evidence_hash), None)
-        if planned is None:
+        """More exposure needs a recorded decision of this environment, and data that carried no step yet."""
+        recorded = self._decisions(plan.experiment)
+        decision = next((one for evidence, one in recorded if evidence == plan.evidence_hash), None)
+        if decision is None:
             raise FlagError(
                 f"the decision behind this plan for {plan.experiment!r} is not in the ledger. Nothing was pushed. Decide through the workspace: ws.decide(exp, posterior)."
             )
-        newest = recorded[-1]
-        if PRECEDENCE.index(newest.body["action"]) < PRECEDENCE.index(planned.body["action"]):
-            decision = newest.body["decision"]
-            reasons = decision["reasons"] if isinstance(decision, dict) else []
-            raise PlanVoidError(
-                plan.ref.flag,
-                str(planned.body["action"]),
-                str(newest.body["action"]),
-                " ".join(map(str, reasons if isinstance(reasons, list) else [])),
-            )
+        check_evidence(plan, decision, recorded[-1][1], self.experiment(plan.experiment).policy_hash)
+        spent = {evidence for evidence, one in recorded if one.fingerprint == decision.fingerprint}
+        pushed = {entry.body["intent"] for entry in self._entries("outcome", plan.ref) if entry.body["applied"]}
+        for entry in self._entries("intent", plan.ref):
+            earlier = _recorded(RampPlan, entry.body["plan"])
+            if entry.seq in pushed and earlier.raises_treated and earlier.evidence_hash in spent:
+                raise FlagError(
+                    f"these data already carried the step of flag {plan.ref.flag!r} to '{earlier.after}'; the next step needs data that were taken there. Nothing was pushed. Decide again on newer data."
+                )
+
+    def _decisions(self, experiment: str) -> list[tuple[str, Decision]]:
+        """Recorded decisions of this environment with their evidence hashes, oldest first."""
+        entries = self.ledger.entries(kind="decision", experiment=experiment)
+        return [
+            (str(entry.body["evidence_hash"]), _recorded(Decision, entry.body["decision"]))
+            for entry in entries
+            if entry.body["environment"] == self.environment
+        ]
+
+    def _entries(self, kind: EntryKind, ref: FlagRef) -> list[Entry]:
+        entries = self.ledger.entries(kind=kind, flag=ref.flag)
+        return [entry for entry in entries if entry.body["environment"] == ref.environment]
+
+    def _receipts(self, ref: FlagRef) -> list[Json]:
+        """Recorded receipts of a flag, oldest first."""
+        entries = [entry for entry in self.ledger.entries(flag=ref.flag) if entry.body.get("receipt")]
+        return [entry.body["receipt"] for entry in entries if entry.body["environment"] == ref.environment]
 
     def _resolve(self, ref: FlagRef) -> None:
         """Close intents without an outcome, as a crash leaves them, by reading the flag; never by a second push."""
-        entries = self.ledger.entries(flag=ref.flag)
-        closed = {entry.body["intent"] for entry in entries if entry.kind == "outcome"}
-        for entry in entries:
-            if entry.kind == "intent" and entry.seq not in closed and entry.body["environment"] == ref.environment:
-                plan, state = _recorded(RampPlan, entry.body["plan"]), self.flags.read(ref)
-                applied = state.version != plan.base_version and state.exposure == plan.after
-                self._record(
-                    "outcome",
-                    {
-                        "experiment": plan.experiment,
-                        "flag": ref.flag,
-                        "environment": ref.environment,
-                        "intent": entry.seq,
-                        "plan_id": plan.id,
-                        "applied": applied,
-                        "resolved_by_reading": state,
-                    },
+        closed = {entry.body["intent"] for entry in self._entries("outcome", ref)}
+        for entry in self._entries("intent", ref):
+            # A younger one may still be on its way in another process.
+            if entry.seq in closed or self.clock() - entry.recorded_at < IN_FLIGHT:
+                continue
+            plan, state = _recorded(RampPlan, entry.body["plan"]), self.flags.read(ref)
+            facts = self._facts(plan) | {"intent": entry.seq, "resolved_by_reading": state}
+            if state.version != plan.base_version and state.exposure == plan.after:
+                before = replace(state, exposure=plan.before, version=plan.base_version)
+                receipt = Receipt(
+                    ref, plan.verb, before, state, state.changed_at, self._table.flags, "resolved by reading"
                 )
+                self._record("outcome", facts | {"applied": True, "receipt": receipt})
+            else:  # somebody moved the flag since: whether this push was there in between cannot be known
+                self._record("outcome", facts | {"applied": False if state.version == plan.base_version else None})
 
     def _registration(self, experiment: Experiment, posterior: Posterior) -> str:
         entry = self._last("registered", experiment.name)
@@ -442,8 +497,13 @@ class Workspace:
             return "The specification is not registered: nothing shows that it was agreed before the data."
         if entry.body["spec_hash"] != experiment.spec_hash:
             return f"The specification changed after it was registered on {entry.happened_at:%Y-%m-%d}."
-        late = posterior.first_day is not None and entry.happened_at.date() > posterior.first_day
-        return f"Registered on {entry.happened_at:%Y-%m-%d}, {'after' if late else 'before'} the first exposure."
+        agreed = entry.happened_at.astimezone(ZoneInfo(experiment.timezone)).date()
+        if posterior.first_day is None:
+            return f"Registered on {agreed}; the data carry no dates."
+        order = (
+            "before" if agreed < posterior.first_day else "after" if agreed > posterior.first_day else "on the day of"
+        )
+        return f"Registered on {agreed}, {order} the first exposure."
 
     def _last(self, kind: EntryKind, experiment: str) -> Entry | None:
         entries = self.ledger.entries(kind=kind, experiment=experiment)
@@ -462,11 +522,15 @@ class Workspace:
     def _flush_spool(self, now: datetime) -> None:
         if not self._spool.is_file():
             return
+        recorded = {(entry.happened_at, canonical_json(entry.body)) for entry in self.ledger.entries(kind="kill")}
         for line in self._spool.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            self.ledger.append(
-                entry["kind"], entry["body"], happened_at=datetime.fromisoformat(entry["happened_at"]), recorded_at=now
-            )
+            try:
+                spooled = json.loads(line)
+                happened_at = datetime.fromisoformat(spooled["happened_at"])
+            except (ValueError, KeyError, TypeError):
+                continue  # torn by a crash while it was written; the kill itself was done
+            if (happened_at, canonical_json(spooled["body"])) not in recorded:
+                self.ledger.append("kill", spooled["body"], happened_at=happened_at, recorded_at=now)
         self._spool.unlink()
 
     def _write(self, decision: Decision) -> None:

@@ -45,6 +45,8 @@ def test_the_template_has_the_parameters_it_documents():
     assert known == {
         "experiment": "gate_position",
         "workspace": ".",
+        "environment": "",
+        "actor": "",
         "source": "",
         "engine": "exact",
         "seed": 20,

@@ -14,12 +14,18 @@ pytestmark = pytest.mark.slow
 def practice(tmp_path_factory):
     import expnb as xb
 
-    return xb.demo.make_workspace(tmp_path_factory.mktemp("reports") / "demo")
+    folder = tmp_path_factory.mktemp("reports") / "demo"
+    xb.demo.make_workspace(folder)
+    return xb.open_workspace(folder, actor="ops")
 
 
 @pytest.fixture(scope="module")
 def report(practice):
     return run_report(practice, "gate_position", parameters={"apply": True})
+
+
+def test_a_report_acts_as_the_one_who_opened_the_workspace(practice, report):
+    assert practice.ledger.entries(kind="intent")[-1].body["actor"] == practice.actor == "ops"
 
 
 def test_a_report_pushes_what_it_decides(practice, report):

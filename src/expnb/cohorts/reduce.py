@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from expnb.cohorts.sources import Engine
+from expnb.cohorts.sources import Engine, ask
 from expnb.errors import (
     ArmsError,
     CohortError,
@@ -21,7 +21,7 @@ from expnb.errors import (
 from expnb.spec.experiment import ROW_UNIT, Experiment
 from expnb.spec.metric import Metric
 from expnb.stats.cells import Cells, MetricCells
-from expnb.stats.checks import Check, outlier, sample_ratio, unusable_values
+from expnb.stats.checks import Check, lost_by_arm, outlier, sample_ratio, unusable_values
 from expnb.stats.moments import EMPTY, Moments
 
 if TYPE_CHECKING:
@@ -54,11 +54,11 @@ def reduce(experiment: Experiment, table: ir.Table, engine: Engine, source: str)
     """
     check_units(experiment, table, engine, source)
     shifts = _pilot(experiment, table, engine)
-    rows = engine.to_pyarrow(_statement(experiment, table, shifts))
+    rows = ask(engine, _statement(experiment, table, shifts))
     far = _far_shifts(experiment, rows, shifts)
     if far:
         shifts |= far
-        rows = engine.to_pyarrow(_statement(experiment, table, shifts))
+        rows = ask(engine, _statement(experiment, table, shifts))
     _check_arms(experiment, rows)
     cells = _cells(experiment, rows, shifts, source)
     checks = tuple(_checks(experiment, cells))
@@ -77,8 +77,8 @@ def check_units(experiment: Experiment, table: ir.Table, engine: Engine, source:
             raise EmptyCohortError(source)
         return
     unit = table[experiment.unit]
-    found = engine.to_pyarrow(
-        table.aggregate(rows=table.count(), units=unit.nunique(), null=unit.isnull().sum())
+    found = ask(
+        engine, table.aggregate(rows=table.count(), units=unit.nunique(), null=unit.isnull().sum())
     ).to_pylist()[0]
     if found["rows"] == 0:
         raise EmptyCohortError(source)
@@ -87,9 +87,11 @@ def check_units(experiment: Experiment, table: ir.Table, engine: Engine, source:
             f"{found['null']:,} rows have no value in the unit column {experiment.unit!r}; every row needs the unit that was randomised. Find out where the ids were lost."
         )
     if found["units"] < found["rows"]:
-        arms = table.group_by(experiment.unit).aggregate(arms=table[experiment.variant].nunique(), rows=table.count())
-        seen = engine.to_pyarrow(
-            arms.aggregate(repeated=(arms.rows > 1).sum(), crossed=(arms.arms > 1).sum())
+        arms = table.group_by(one_unit=table[experiment.unit]).aggregate(
+            unit_arms=table[experiment.variant].nunique(), unit_rows=table.count()
+        )
+        seen = ask(
+            engine, arms.aggregate(repeated=(arms.unit_rows > 1).sum(), crossed=(arms.unit_arms > 1).sum())
         ).to_pylist()[0]
         crossed = f", {seen['crossed']:,} of them in two arms" if seen["crossed"] else ""
         raise UnitError(
@@ -142,7 +144,7 @@ def _pilot(experiment: Experiment, table: ir.Table, engine: Engine) -> dict[str,
     if not means:
         return shifts
     columns = list(dict.fromkeys(metric.column for metric in means))
-    rows = engine.to_pyarrow(table.select(columns).limit(PILOT_ROWS))
+    rows = ask(engine, table.select(columns).limit(PILOT_ROWS))
     for metric in means:
         values = rows.column(metric.column).to_pandas().astype("float64").to_numpy()
         values = values[np.isfinite(values)]
@@ -209,7 +211,7 @@ def _metric_cells(rows: pa.Table, number: int, metric: Metric, shift: float) -> 
         if other:
             raise MetricValuesError(
                 metric.name,
-                f"{other:,} values of column {metric.column!r} are neither 0 nor 1 (they lie between {np.nanmin(cells.low):g} and {np.nanmax(cells.high):g}); "
+                f"{other:,} values of column {metric.column!r} are neither 0 nor 1; "
                 'a conversion is 0 or 1 per unit. Use kind = "mean", or make it 0 or 1.',
             )
     return cells
@@ -245,7 +247,10 @@ def _checks(experiment: Experiment, cells: Cells) -> list[Check]:
             infinite=int(column.n_infinite.sum()),
             total=cells.units,
         )
-        checks += [found] if found else []
+        by_arm = {name: int(column.n_ok[cells.variant == name].sum()) for name in experiment.variants}
+        units = {name: cells.count(name) for name in experiment.variants}
+        uneven = lost_by_arm(metric.name, {name: units[name] - n for name, n in by_arm.items()}, units)
+        checks += [check for check in (found, uneven) if check]
         if metric.kind == "mean":
             checks += _outliers(experiment, cells, metric)
     return checks
@@ -272,6 +277,12 @@ def check_columns(experiment: Experiment, table: ir.Table) -> None:
     ColumnNotFoundError, UnitError, MetricValuesError, CohortError
     """
     schema = table.schema()
+    folded = [name.casefold() for name in schema.names]
+    twins = [name for name in schema.names if folded.count(name.casefold()) > 1]
+    if twins:
+        raise CohortError(
+            f"columns {twins} differ only in upper and lower case; engines take one for the other. Rename one of them."
+        )
     wanted = [experiment.variant, *experiment.segments, *(metric.column for metric in experiment.metrics)]
     wanted += [experiment.exposed_at] if experiment.exposed_at else []
     wanted += [experiment.unit] if experiment.unit != ROW_UNIT else []
@@ -289,14 +300,16 @@ def check_columns(experiment: Experiment, table: ir.Table) -> None:
             f"unit column {experiment.unit!r} holds decimal numbers ({schema[experiment.unit]}); an id is text or a whole number, because 7 and 7.0 would hash to different variants. "
             "Cast it to integer or text where the data is made."
         )
-    if experiment.exposed_at and not schema[experiment.exposed_at].is_temporal():
+    if experiment.exposed_at and not (
+        schema[experiment.exposed_at].is_timestamp() or schema[experiment.exposed_at].is_date()
+    ):
         raise CohortError(
             f"column {experiment.exposed_at!r} holds {schema[experiment.exposed_at]}, not times; days cannot be counted. Convert it to a timestamp or a date."
         )
 
 
 def _scalar(engine: Engine, expr: ir.Scalar) -> int:
-    return int(engine.to_pyarrow(expr).as_py())
+    return int(ask(engine, expr).as_py())
 
 
 def _numbers(rows: pa.Table, name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

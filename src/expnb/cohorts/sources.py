@@ -62,6 +62,28 @@ def duckdb_engine(timezone: str) -> object:
     return engine
 
 
+def ask(engine: Engine, expr: ir.Expr) -> pa.Table:
+    """The result of a query.
+
+    Raises
+    ------
+    SourceError
+        If the engine cannot read the data; the message holds its own words.
+    """
+    import duckdb  # noqa: PLC0415 - 0.2 s, only when rows are needed
+    from ibis.common.exceptions import IbisError  # noqa: PLC0415
+
+    try:
+        return engine.to_pyarrow(expr)
+    except (duckdb.Error, IbisError) as error:
+        raise unreadable(error) from error
+
+
+def unreadable(error: Exception) -> SourceError:
+    """The first line of an engine's complaint, as a sentence of ours."""
+    return SourceError(f"the data cannot be read: {str(error).strip().splitlines()[0]} Check the file or the query.")
+
+
 def _bind_path(path: str, timezone: str) -> tuple[ir.Table, Engine, str]:
     files = sorted(glob(path)) if has_magic(path) else [path]  # noqa: PTH207 - a pattern, not a folder
     if not files or not Path(files[0]).is_file():
@@ -73,8 +95,13 @@ def _bind_path(path: str, timezone: str) -> tuple[ir.Table, Engine, str]:
         raise SourceError(
             f"cohort file {path!r} ends in {Path(files[0]).suffix!r}; known are {', '.join(READERS)}. Convert it to parquet, or pass a frame."
         )
+    import duckdb  # noqa: PLC0415 - 0.2 s, only when rows are needed
+
     engine = duckdb_engine(timezone)
-    return getattr(engine, reader)(files), cast("Engine", engine), Path(path).name
+    try:
+        return getattr(engine, reader)(files), cast("Engine", engine), Path(path).name
+    except duckdb.Error as error:
+        raise unreadable(error) from error
 
 
 def _bind_frame(source: object, timezone: str) -> tuple[ir.Table, Engine, str]:
@@ -100,8 +127,10 @@ def _arrow(frame: object) -> pa.Table:
 
     try:
         return pa.Table.from_pandas(frame, preserve_index=False)
-    except pa.ArrowException as error:
-        raise SourceError(f"a column of the frame mixes types: {error}. Give each column one type.") from error
+    except (pa.ArrowException, ValueError, OverflowError, TypeError) as error:
+        raise SourceError(
+            f"the frame has a column that has no type of its own: {error}. Give each column one name and one type."
+        ) from error
 
 
 def _table_name(table: ir.Table) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from expnb.decisions.decision import Action, Decision, Rule
 from expnb.decisions.rules import (
@@ -13,6 +13,7 @@ from expnb.decisions.rules import (
     goal_and_guardrails,
     guardrail_rule,
     harm_rule,
+    quality_rules,
     sample_ratio_rule,
     ship_rules,
     units_rule,
@@ -79,7 +80,7 @@ def decide(experiment: Experiment, posterior: Posterior, *, flag: FlagState, loo
         watermark=posterior.last_day,
         versions=posterior.versions,
         policy_hash=experiment.policy_hash,
-        decided_at=now,
+        decided_at=now.astimezone(UTC),
     )
 
 
@@ -121,7 +122,8 @@ def _ask(
     return [
         *(harm_rule(effect, policy, looks) for effect in effects),
         sample_ratio_rule(posterior.counts, flag.exposure.weights, looks),
-        units_rule(posterior.counts, policy),
+        units_rule(posterior.counts, effects, policy),
+        *quality_rules(posterior.checks),
         *(guardrail_rule(effect, policy, flag.exposure.enrolled) for effect in guardrails),
         days_rule(posterior, policy, now),
         *(flat_rule(effect, policy) for effect in goals),
@@ -138,7 +140,7 @@ def _act(experiment: Experiment, rules: Sequence[Rule], flag: FlagState) -> tupl
         return "hold", [f"Flag {flag.ref.flag} was killed; restore it before it can move."]
     if flag.exposure.serve:
         return "hold", [f"Flag {flag.ref.flag} {flag.exposure}; the ramp is over."]
-    blocked = _failing(rules, "harm", "sample_ratio", "min_units", "guardrail")
+    blocked = _failing(rules, "harm", "sample_ratio", "quality", "min_units", "guardrail")
     if blocked:
         return "hold", _sentences(blocked)
     verdict = _verdict(experiment, rules, flag)
@@ -162,13 +164,14 @@ def _verdict(experiment: Experiment, rules: Sequence[Rule], flag: FlagState) -> 
     """A verdict on the goal, when enough days are in: conclude flat, ship, or none yet."""
     if _failing(rules, "min_days"):
         return None
-    inferior_ok = experiment.policy.aim == "non_inferiority"
     flat = [rule for rule in rules if rule.name == "conclude_flat"]
     ship = [rule for rule in rules if rule.name.startswith("ship_")]
     learnt = flag.exposure.enrolled >= experiment.policy.learn_at
-    if all(rule.outcome == "met" for rule in flat) and not (inferior_ok and not learnt):
+    no_worse = learnt and all(rule.outcome == "met" for rule in ship)
+    # Under non-inferiority a flat effect ships, so it has to pass the ship rule too: the sceptical prior alone may not.
+    if all(rule.outcome == "met" for rule in flat) and (experiment.policy.aim == "superiority" or no_worse):
         return "conclude_flat", _sentences(flat)
-    if learnt and all(rule.outcome == "met" for rule in ship):
+    if no_worse:
         return "ship", _sentences(ship)
     return None
 

@@ -50,8 +50,13 @@ class RampPlan:
 
     @property
     def raises_treated(self) -> bool:
-        """Whether more units would get a treatment than before."""
-        return self.after.treated > self.before.treated
+        """Whether any treatment would reach more units than before."""
+        before = self.before.shares()
+        return any(
+            share > before.get(name, 0.0) + 1e-9
+            for name, share in self.after.shares().items()
+            if name != self.after.control
+        )
 
     @property
     def changes(self) -> bool:
@@ -113,13 +118,15 @@ def _target(experiment: Experiment, decision: Decision, to: float | None) -> tup
         lowered = decision.action == "hold" and decision.to != before
         return ("ramp_down" if lowered else decision.action), decision.to
     experiment.policy.check_rung(to)
-    after = replace(before, enrolled=to)
+    if before.serve and to:
+        raise PercentError(to, f"the flag {before}; the ramp is over. Go to 0 to roll back.")
+    after = replace(before, enrolled=float(to), serve="", holdback=0.0)
     if after.treated > max(before.treated, decision.to.treated):
         raise PercentError(
             to,
             f"the decision is {decision.action} and allows {decision.to}. Go no higher, or decide again on more data.",
         )
-    if to == before.enrolled:
+    if after == before:
         return "hold", after
     return ("ramp_up" if to > before.enrolled else "roll_back" if to == 0 else "ramp_down"), after
 

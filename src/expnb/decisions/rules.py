@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime
 
 from expnb.decisions.decision import Outcome, Rule
@@ -11,7 +11,7 @@ from expnb.posterior.posterior import Posterior
 from expnb.spec.experiment import Experiment
 from expnb.spec.policy import Policy
 from expnb.stats.cells import ALL
-from expnb.stats.checks import SAMPLE_RATIO_BLOCK, sample_ratio, spend
+from expnb.stats.checks import SAMPLE_RATIO_BLOCK, Check, sample_ratio, spend
 
 GUARDRAIL_EARLY = 0.5
 GUARDRAIL_LATE = 0.95
@@ -91,19 +91,23 @@ def sample_ratio_rule(counts: Mapping[str, int], weights: Mapping[str, float], l
     )
 
 
-def units_rule(counts: Mapping[str, int], policy: Policy) -> Rule:
-    """Whether every arm has enough units for a step up."""
-    smallest = min(counts, key=lambda name: counts[name])
-    enough = counts[smallest] >= policy.min_units
-    sentence = f"The smallest arm, {smallest}, has {counts[smallest]:,} units ({policy.min_units:,} needed)."
-    return Rule(
-        name="min_units",
-        variant=smallest,
-        value=counts[smallest],
-        threshold=policy.min_units,
-        outcome="met" if enough else "unknown",
-        sentence=sentence,
-    )
+def units_rule(counts: Mapping[str, int], effects: Iterable[Effect], policy: Policy) -> Rule:
+    """Whether every arm has enough units for a step up, also after units without a value were left out."""
+    sizes = [(n, name, "units") for name, n in counts.items()]
+    for effect in effects:
+        what = f"units with a value of {effect.metric}"
+        sizes += [(effect.n_control, "control", what), (effect.n_treatment, effect.variant, what)]
+    n, name, what = min(sizes, key=lambda size: size[0])
+    outcome: Outcome = "met" if n >= policy.min_units else "unknown"
+    sentence = f"The smallest arm, {name}, has {n:,} {what} ({policy.min_units:,} needed)."
+    return Rule(name="min_units", variant=name, value=n, threshold=policy.min_units, outcome=outcome, sentence=sentence)
+
+
+def quality_rules(checks: Iterable[Check]) -> Iterator[Rule]:
+    """Checks of the data that block a step up; the sample ratio has a rule of its own."""
+    for check in checks:
+        if check.outcome == "block" and check.name != "sample_ratio":
+            yield Rule(name="quality", value=check.value, threshold=None, outcome="unknown", sentence=check.sentence)
 
 
 def days_rule(posterior: Posterior, policy: Policy, now: datetime) -> Rule:

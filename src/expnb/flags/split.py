@@ -39,13 +39,5 @@ def check_split(state: FlagState, served: Mapping[str, int]) -> None:
 
 def expected_shares(state: FlagState) -> dict[str, float]:
     """Share of eligible units per answer of a flag, 0 to 1; ``"off"`` is outside the gate."""
-    exposure = state.exposure
-    names = [*exposure.weights, OFF]
-    if exposure.serve:
-        held = exposure.holdback / 100 if exposure.serve != exposure.control else 0.0
-        return {
-            name: (1 - held if name == exposure.serve else held if name == exposure.control else 0.0) for name in names
-        }
-    total = sum(exposure.weights.values())
-    inside = exposure.enrolled / 100
-    return {name: inside * exposure.weights[name] / total if name in exposure.weights else 1 - inside for name in names}
+    shares = state.exposure.shares()
+    return shares | {OFF: max(0.0, 1 - sum(shares.values()))}

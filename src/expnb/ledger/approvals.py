@@ -62,12 +62,17 @@ def check_approver(ledger: Ledger, plan: RampPlan, actor: str) -> None:
         raise ApprovalError(
             f"nobody requested the plan {plan.id[:12]}; an approval answers a request. Ask its author to request it."
         )
-    if actor in ANONYMOUS:
+    if same_person(actor) in ANONYMOUS:
         raise ApprovalError("an anonymous identity cannot approve. Open the workspace under your own name.")
-    if actor in authors:
+    if same_person(actor) in authors:
         raise ApprovalError(f"{actor!r} requested this plan; somebody else has to approve it.")
 
 
 def _actors(ledger: Ledger, kind: EntryKind, plan: RampPlan) -> list[str]:
     entries = [entry for entry in ledger.entries(kind=kind) if entry.body["plan_id"] == plan.id]
-    return list(dict.fromkeys(str(entry.body["actor"]) for entry in entries))
+    return list(dict.fromkeys(same_person(str(entry.body["actor"])) for entry in entries))
+
+
+def same_person(actor: str) -> str:
+    """A name without the differences that do not make another person: case and space around it."""
+    return actor.strip().casefold()

@@ -56,7 +56,7 @@ class Comparison:
         """Why no posterior can be stated; empty when one can."""
         if min(self.control.n, self.treatment.n) < 2:
             return "fewer than two units in an arm"
-        if self.metric.kind == "mean" and self.control.m2 + self.treatment.m2 == 0:
+        if self.metric.kind == "mean" and self.control.m2 == self.treatment.m2 == 0:
             return "all values are equal, so nothing is known about their spread"
         return ""
 
@@ -155,6 +155,8 @@ def posterior_of(
     versions: Mapping[str, str],
 ) -> Posterior:
     """Effects with the evidence they rest on."""
+    agreed = (experiment.start, experiment.end) if experiment.start and experiment.end else None
+    days = cells.days(least=experiment.min_cell) if experiment.exposed_at else agreed
     return Posterior(
         experiment=experiment.name,
         control=experiment.control,
@@ -164,8 +166,8 @@ def posterior_of(
         seed=seed,
         counts={name: cells.count(name) for name in experiment.variants},
         fingerprint=cells.fingerprint,
-        first_day=cells.first_day or experiment.start,
-        last_day=cells.last_day or experiment.end,
+        first_day=days[0] if days else None,
+        last_day=days[1] if days else None,
         checks=cells.checks,
         versions={"expnb": __version__, "python": platform.python_version(), **versions},
     )

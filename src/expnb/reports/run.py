@@ -15,7 +15,7 @@ from expnb.spec.canonical import Json
 from expnb.workspace import Workspace
 
 TEMPLATE = "ramp_decision"
-RUNNER_SETS = ("experiment", "workspace")
+RUNNER_SETS = ("experiment", "workspace", "environment", "actor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,13 @@ def run_report(
             papermill.execute_notebook(
                 str(source),
                 str(notebook.relative_to(workspace.root)),
-                parameters={**asked, "experiment": experiment, "workspace": "."},
+                parameters={
+                    **asked,
+                    "experiment": experiment,
+                    "workspace": ".",
+                    "environment": workspace.environment,
+                    "actor": workspace.actor,
+                },
                 cwd=".",
                 kernel_name="python3",
                 progress_bar=progress,
@@ -182,7 +188,8 @@ def inside(folder: Path) -> Iterator[None]:
 
 
 def _decision(workspace: Workspace, experiment: str) -> Mapping[str, Json]:
-    decision = workspace.ledger.entries(kind="decision", experiment=experiment)[-1].body["decision"]
+    entries = workspace.ledger.entries(kind="decision", experiment=experiment)
+    decision = [entry for entry in entries if entry.body["environment"] == workspace.environment][-1].body["decision"]
     if not isinstance(decision, dict):
         raise ReportError(f"the ledger holds no readable decision on {experiment!r}. Run `expnb ledger verify`.")
     return decision

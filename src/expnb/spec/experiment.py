@@ -197,6 +197,10 @@ def _check_arms(weights: Mapping[str, float], control: str) -> None:
     if len(weights) < 2:
         raise SpecError(f"weights name only {list(weights)}; a comparison needs at least two arms. Add the treatment.")
     for name, weight in weights.items():
+        if not isinstance(name, str) or isinstance(weight, bool | str):
+            raise SpecError(
+                f'weights name the arm {name!r} with {weight!r}; an arm is text and its weight a number. Write {{"{name}": 50}}.'
+            )
         if not 0 < weight < float("inf"):
             raise SpecError(f"weight of {name!r} is {weight}; it must be above 0. Remove an arm that gets no units.")
         if name == "off":

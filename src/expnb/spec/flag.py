@@ -53,6 +53,10 @@ class Exposure:
     holdback: float = 0.0
 
     def __post_init__(self) -> None:
+        # The same plan has the same id, whether it was written with 50 or read back as 50.0.
+        for name in ("enrolled", "holdback"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "weights", {name: float(weight) for name, weight in self.weights.items()})
         check_percent(self.enrolled)
         check_percent(self.holdback, "holdback")
         check_weights(self.weights)
@@ -62,13 +66,19 @@ class Exposure:
                     f"variant {name!r} has no weight; the weights name {list(self.weights)}. Add it to `weights`."
                 )
 
+    def shares(self) -> dict[str, float]:
+        """Share of eligible units that get each variant, 0 to 1; the rest is outside the gate."""
+        if self.serve:
+            held = self.holdback / 100 if self.serve != self.control else 0.0
+            served = {self.control: held} | {self.serve: 1 - held}
+            return {name: served.get(name, 0.0) for name in self.weights}
+        total = sum(self.weights.values())
+        return {name: self.enrolled / 100 * weight / total for name, weight in self.weights.items()}
+
     @property
     def treated(self) -> float:
         """Percent of eligible units that get a treatment."""
-        if self.serve:
-            return 0.0 if self.serve == self.control else 100.0 - self.holdback
-        total = sum(self.weights.values())
-        return self.enrolled * (1 - self.weights[self.control] / total)
+        return 100 * sum(share for name, share in self.shares().items() if name != self.control)
 
     def __str__(self) -> str:
         if self.serve:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from expnb.errors import SpecError
+from expnb.errors import SpecError, check_choice
 
 MetricKind = Literal["conversion", "mean"]
 Role = Literal["goal", "guardrail", "info"]
@@ -53,6 +53,8 @@ class Metric:
     description: str = ""
 
     def __post_init__(self) -> None:
+        for field, words in (("kind", MetricKind), ("role", Role), ("direction", Direction)):
+            check_choice(f"metric {self.name!r}: {field}", getattr(self, field), get_args(words))
         self._check_distances()
         if not self.column:
             object.__setattr__(self, "column", self.name)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
-from expnb.errors import PercentError, SpecError
+from expnb.errors import PercentError, SpecError, check_choice
 from expnb.spec.flag import check_percent
 
 Aim = Literal["superiority", "non_inferiority"]
@@ -82,8 +82,10 @@ class Policy:
     harm_alpha: float = 0.01
 
     def __post_init__(self) -> None:
+        check_choice("aim", self.aim, get_args(Aim))
         for rung in self.ladder:
             check_percent(rung)
+        object.__setattr__(self, "ladder", tuple(float(rung) for rung in self.ladder))
         if not self.ladder or list(self.ladder) != sorted(set(self.ladder)) or self.ladder[0] <= 0:
             raise SpecError(
                 f"ladder is {list(self.ladder)}; rungs rise from above 0 to 100. Write [1, 5, 25, 50, 100]."

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from expnb.errors import SpecError
+from expnb.errors import SpecError, check_choice
 
 PriorFamily = Literal["student_t", "normal", "flat"]
 
@@ -29,6 +29,7 @@ class Prior:
     df: float = 4.0
 
     def __post_init__(self) -> None:
+        check_choice("prior family", self.family, get_args(PriorFamily))
         if self.scale <= 0:
             raise SpecError(f"prior scale is {self.scale}; it must be above 0. Write 0.03 for effects of about 3 %.")
         if self.df <= 0:

@@ -56,9 +56,12 @@ class MetricCells:
         n = int(self.n_ok[cell])
         if n == 0:
             return EMPTY
+        low, high = float(self.low[cell]), float(self.high[cell])
+        if low == high:  # exact, where sums would leave rounding noise for a spread
+            return Moments(n, low, 0.0, low, high)
         mean = float(self.s1[cell]) / n
-        m2 = max(0.0, float(self.s2[cell]) - n * mean**2)
-        return Moments(n, self.shift + mean, m2, float(self.low[cell]), float(self.high[cell]))
+        m2 = max(0.0, float(self.s2[cell]) - n * mean * mean)
+        return Moments(n, self.shift + mean, m2, low, high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +117,18 @@ class Cells:
         """Values of a segment column, sorted."""
         return sorted(set(self.segments[segment].tolist()))
 
-    @property
-    def first_day(self) -> date | None:
-        """Day of the earliest exposure; None where rows carry no time."""
-        days = self.day[~np.isnat(self.day)]
-        return days.min().item() if days.size else None
+    def days(self, *, least: int = 1) -> tuple[date, date] | None:
+        """First and last day on which at least that many units were exposed; None where there is none.
 
-    @property
-    def last_day(self) -> date | None:
-        """Day of the latest exposure: the watermark of the data; None where rows carry no time."""
-        days = self.day[~np.isnat(self.day)]
-        return days.max().item() if days.size else None
+        Parameters
+        ----------
+        least : int
+            Units per day; a stray date, such as 1970-01-01, then does not stretch the experiment.
+        """
+        known = ~np.isnat(self.day)
+        days, place = np.unique(self.day[known], return_inverse=True)
+        full = days[np.bincount(place, weights=self.n[known], minlength=days.size) >= least]
+        return (full[0].item(), full[-1].item()) if full.size else None
 
     @property
     def fingerprint(self) -> str:

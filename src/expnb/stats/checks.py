@@ -139,6 +139,39 @@ def unusable_values(metric: str, *, null: int, nan: int, infinite: int, total: i
     )
 
 
+def lost_by_arm(metric: str, lost: Mapping[str, int], units: Mapping[str, int]) -> Check | None:
+    """Whether values of a metric are missing more often in one arm than in another.
+
+    Parameters
+    ----------
+    lost, units : mapping of str to int
+        Units without a usable value, and all units, per arm.
+
+    Returns
+    -------
+    Check or None
+        Blocks when Pearson's chi-square test of independence gives p below 0.001: an effect on the survivors is no effect of the variant. None when nothing is lost.
+
+    References
+    ----------
+    .. [1] Fabijan et al. (2019), Diagnosing Sample Ratio Mismatch in Online Controlled Experiments, KDD.
+    """
+    share = sum(lost.values()) / max(1, sum(units.values()))
+    if not 0 < share < 1:
+        return None
+    statistic = sum((lost[name] - n * share) ** 2 / (n * share * (1 - share)) for name, n in units.items() if n)
+    p = chi_square_tail(statistic, len(units) - 1)
+    if p >= SAMPLE_RATIO_BLOCK:
+        return None
+    parts = ", ".join(f"{name} {lost[name] / max(1, n):.1%}" for name, n in units.items())
+    return Check(
+        f"lost:{metric}",
+        p,
+        "block",
+        f"{metric}: values are missing unevenly ({parts}; p = {p:.2g}). Effects on the units that are left cannot be trusted: find out why values are lost before any step up.",
+    )
+
+
 OUTLIER_SHARE = 0.1
 
 
