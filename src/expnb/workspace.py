@@ -420,7 +420,7 @@ class Workspace:
             )
         if plan.verb == "restore":
             self._check_restore(plan)
-        elif not self.flags.read(plan.ref).enabled:
+        elif self._planned_on_killed(plan):
             raise FlagError(
                 f"flag {plan.ref.flag!r} was killed; only `expnb restore` switches it on again. Nothing was pushed."
             )
@@ -428,6 +428,11 @@ class Workspace:
             self._check_evidence(plan)
         if plan.raises_treated:
             check_approvals(self.ledger, plan, self._table.approvals)
+
+    def _planned_on_killed(self, plan: RampPlan) -> bool:
+        """Whether the plan starts from a killed flag; one that was killed since is a conflict."""
+        state = self.flags.read(plan.ref)
+        return not state.enabled and state.version == plan.base_version
 
     def _check_restore(self, plan: RampPlan) -> None:
         """Only a state that a receipt shows may come back."""
