@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import expnb as xb
 from expnb.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,19 @@ def test_every_expnb_command_of_the_readme_runs(demo, monkeypatch, capsys):
 @pytest.mark.parametrize("line", sorted({line for line in COMMANDS if line.startswith("make ")}))
 def test_every_make_target_of_the_readme_exists(line):
     subprocess.run([*shlex.split(line), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_every_file_of_the_readme_is_read(tmp_path):
+    workspace, experiment = sorted(
+        re.findall(r"```toml\n(.*?)```", README, re.DOTALL), key=lambda text: "[experiment]" in text
+    )
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "expnb.toml").write_text(workspace)
+    kinds = experiment.replace('role = "goal"', 'kind = "conversion"\nrole = "goal"').replace(
+        'role = "guardrail"', 'kind = "conversion"\nrole = "guardrail"'
+    )
+    (tmp_path / "experiments" / "gate_position.toml").write_text(kinds)
+    assert xb.open_workspace(tmp_path).experiment("gate_position").goal.name == "retention_7"
 
 
 def test_every_command_of_the_readme_is_tested():

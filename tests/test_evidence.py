@@ -57,10 +57,39 @@ def test_the_same_data_carry_one_step_only(demo, flag_file):
     _, decision = decided(demo, "email_campaign")
     demo.apply(demo.plan(decision))
     _, again = decided(demo, "email_campaign")
+    assert again.action == "hold"
+    assert "already carried a step up" in again.reasons[0]
     before = flag_file.read_bytes()
-    with pytest.raises(errors.FlagError, match="these data already carried the step"):
-        demo.apply(demo.plan(again))
+    with pytest.raises(errors.FlagError, match="is not what its decision allows"):
+        demo.apply(replace(demo.plan(again), after=replace(again.flag.exposure, enrolled=100)))
     assert flag_file.read_bytes() == before
+
+
+def test_a_restore_above_the_threshold_can_be_requested_and_approved(demo):
+    ana, ben = with_roles(demo, "ana", need=1), with_roles(demo, "ben", need=1)
+    closed = ana.roll_back(ana.experiment("email_campaign"), reason="a mistake")
+    with pytest.raises(errors.ApprovalError, match="expnb request email_campaign --restore"):
+        ana.restore(closed)
+    plan = ana.plan_restore(closed)
+    ana.request(plan)
+    ben.approve(plan)
+    assert ana.apply(plan).after.exposure == closed.before.exposure
+
+
+def test_file_and_experiment_have_one_name(demo):
+    path = demo.root / "experiments" / "email_campaign.toml"
+    path.rename(path.with_name("mail.toml"))
+    with pytest.raises(errors.SpecError, match="mail.toml holds the experiment 'email_campaign'"):
+        demo.experiment("mail")
+
+
+def test_an_unknown_role_is_named(demo):
+    path = demo.root / "expnb.toml"
+    path.write_text(
+        path.read_text().replace("[defaults]", '[environments.production.roles]\nbea = ["approver"]\n[defaults]')
+    )
+    with pytest.raises(errors.SpecError, match="is 'bea'; it is one of viewer, analyst, approver, operator"):
+        xb.open_workspace(demo.root)
 
 
 def test_a_decision_in_another_environment_is_no_evidence(demo):

@@ -218,16 +218,22 @@ def request(
     environment: Where = None,
     actor: Who = None,
     *,
+    restore: Annotated[bool, typer.Option("--restore", help="The state before the last push, not a decision.")] = False,
     source: Source = "",
     engine: Engine = "exact",
     seed: Seed = 20,
 ) -> None:
     """Decide, and ask others to agree to the plan."""
     opened = _open(workspace, environment, actor)
-    plan = opened.plan(_decide(opened, opened.experiment(name), source, engine, seed))
+    experiment = opened.experiment(name)
+    if restore:
+        plan = opened.plan_restore(opened.last_receipt(experiment))
+    else:
+        plan = opened.plan(_decide(opened, experiment, source, engine, seed))
     opened.request(plan)
+    needed = opened.approvals_needed(plan)
     typer.echo(
-        f"requested {plan} (plan {plan.id[:12]}, needs {opened.approvals_needed(plan)} approvals, expires {plan.expires_at:%Y-%m-%d %H:%M} UTC)"
+        f"requested {plan} (plan {plan.id[:12]}, approvals needed: {needed}, expires {plan.expires_at:%Y-%m-%d %H:%M} UTC)"
     )
 
 

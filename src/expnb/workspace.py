@@ -134,6 +134,10 @@ class Workspace:
         experiment = read_experiment(
             self.root / "experiments" / f"{name}.toml", catalogue=self.catalogue, guardrails=defaults.guardrails
         )
+        if experiment.name != name:
+            raise SpecError(
+                f"experiments/{name}.toml holds the experiment {experiment.name!r}; file and experiment have one name. Rename one of them."
+            )
         return replace(experiment, timezone=self.config.timezone, min_cell=defaults.min_cell)
 
     def source(self, experiment: Experiment) -> Path:
@@ -215,7 +219,10 @@ class Workspace:
         ]
         is_new = posterior.fingerprint not in seen
         look = len(seen) + 1 if is_new else seen.index(posterior.fingerprint) + 1
-        decision = decide(experiment, posterior, flag=self.flag(experiment), looks=look, now=self.clock())
+        carried = self._carried(self.ref(experiment), experiment.name, posterior.fingerprint)
+        decision = decide(
+            experiment, posterior, flag=self.flag(experiment), looks=look, now=self.clock(), carried=carried
+        )
         decision = replace(decision, notes=(*decision.notes, self._registration(experiment, posterior)))
         if is_new:
             facts = {"fingerprint": posterior.fingerprint, "look": look, "watermark": posterior.last_day}
@@ -324,8 +331,8 @@ class Workspace:
             )
         return _recorded(Receipt, receipts[-1])
 
-    def restore(self, receipt: Receipt) -> Receipt:
-        """Return the flag to the state before a receipt, such as after a roll back that was a mistake.
+    def plan_restore(self, receipt: Receipt) -> RampPlan:
+        """The way back to the state before a receipt, such as after a roll back that was a mistake.
 
         Raises
         ------
@@ -339,20 +346,16 @@ class Workspace:
         ]
         if not recorded or receipt.before is None:
             raise FlagError(
-                f"the ledger holds no receipt of {receipt.verb} for flag {receipt.ref.flag!r} at {receipt.applied_at.isoformat()} with a known state before it; only an audited state can be restored."
+                f"the ledger holds no receipt of {receipt.verb} for flag {receipt.ref.flag!r} at {receipt.applied_at:%Y-%m-%d %H:%M} UTC with a known state before it; only an audited state can be restored."
             )
         experiment = self.experiment(str(recorded[-1].body["experiment"]))
-        exposure = receipt.before.exposure
-        return self.apply(
-            plan_change(
-                "restore",
-                experiment,
-                self.flags.read(receipt.ref),
-                exposure,
-                reason=f"Back to the audited state: {exposure}.",
-                now=self.clock(),
-            )
-        )
+        state, before = self.flags.read(receipt.ref), receipt.before.exposure
+        reason = f"Back to the audited state: {before}."
+        return plan_change("restore", experiment, state, before, reason=reason, now=self.clock())
+
+    def restore(self, receipt: Receipt) -> Receipt:
+        """Return the flag to the state before a receipt; more exposure than now may need approval, as any plan."""
+        return self.apply(self.plan_restore(receipt))
 
     def kill(self, experiment: Experiment | str) -> Receipt:
         """Close the gate and disable the flag, at once; needs no plan, no approval, no fresh data and no ledger.
@@ -451,14 +454,19 @@ class Workspace:
                 f"the decision behind this plan for {plan.experiment!r} is not in the ledger. Nothing was pushed. Decide through the workspace: ws.decide(exp, posterior)."
             )
         check_evidence(plan, decision, recorded[-1][1], self.experiment(plan.experiment).policy_hash)
-        spent = {evidence for evidence, one in recorded if one.fingerprint == decision.fingerprint}
-        pushed = {entry.body["intent"] for entry in self._entries("outcome", plan.ref) if entry.body["applied"]}
-        for entry in self._entries("intent", plan.ref):
-            earlier = _recorded(RampPlan, entry.body["plan"])
-            if entry.seq in pushed and earlier.raises_treated and earlier.evidence_hash in spent:
-                raise FlagError(
-                    f"these data already carried the step of flag {plan.ref.flag!r} to '{earlier.after}'; the next step needs data that were taken there. Nothing was pushed. Decide again on newer data."
-                )
+        if self._carried(plan.ref, plan.experiment, decision.fingerprint):
+            raise FlagError(
+                f"these data already carried a step of flag {plan.ref.flag!r}; the next one needs data that were taken there. Nothing was pushed. Decide again on newer data."
+            )
+
+    def _carried(self, ref: FlagRef, experiment: str, fingerprint: str) -> bool:
+        """Whether a step up was pushed on these data before."""
+        spent = {evidence for evidence, one in self._decisions(experiment) if one.fingerprint == fingerprint}
+        pushed = {entry.body["intent"] for entry in self._entries("outcome", ref) if entry.body["applied"]}
+        plans = [
+            _recorded(RampPlan, entry.body["plan"]) for entry in self._entries("intent", ref) if entry.seq in pushed
+        ]
+        return any(plan.raises_treated and plan.evidence_hash in spent for plan in plans)
 
     def _decisions(self, experiment: str) -> list[tuple[str, Decision]]:
         """Recorded decisions of this environment with their evidence hashes, oldest first."""
@@ -466,17 +474,17 @@ class Workspace:
         return [
             (str(entry.body["evidence_hash"]), _recorded(Decision, entry.body["decision"]))
             for entry in entries
-            if entry.body["environment"] == self.environment
+            if entry.body.get("environment") == self.environment
         ]
 
     def _entries(self, kind: EntryKind, ref: FlagRef) -> list[Entry]:
         entries = self.ledger.entries(kind=kind, flag=ref.flag)
-        return [entry for entry in entries if entry.body["environment"] == ref.environment]
+        return [entry for entry in entries if entry.body.get("environment") == ref.environment]
 
     def _receipts(self, ref: FlagRef) -> list[Json]:
         """Recorded receipts of a flag, oldest first."""
         entries = [entry for entry in self.ledger.entries(flag=ref.flag) if entry.body.get("receipt")]
-        return [entry.body["receipt"] for entry in entries if entry.body["environment"] == ref.environment]
+        return [entry.body["receipt"] for entry in entries if entry.body.get("environment") == ref.environment]
 
     def _resolve(self, ref: FlagRef) -> None:
         """Close intents without an outcome, as a crash leaves them, by reading the flag; never by a second push."""

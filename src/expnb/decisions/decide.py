@@ -17,6 +17,7 @@ from expnb.decisions.rules import (
     sample_ratio_rule,
     ship_rules,
     units_rule,
+    used_data_rule,
 )
 from expnb.errors import SpecError
 from expnb.posterior.effect import Effect
@@ -26,7 +27,9 @@ from expnb.spec.flag import Exposure, FlagState
 from expnb.stats.checks import SAMPLE_RATIO_WARN
 
 
-def decide(experiment: Experiment, posterior: Posterior, *, flag: FlagState, looks: int, now: datetime) -> Decision:
+def decide(
+    experiment: Experiment, posterior: Posterior, *, flag: FlagState, looks: int, now: datetime, carried: bool = False
+) -> Decision:
     """The action that the policy takes on this posterior; pure.
 
     Parameters
@@ -40,6 +43,8 @@ def decide(experiment: Experiment, posterior: Posterior, *, flag: FlagState, loo
         Looks so far, this one included; 1 for the first.
     now : datetime
         With a time zone.
+    carried : bool
+        Whether a step up was pushed on these very data: one set of data carries one step.
 
     Returns
     -------
@@ -54,6 +59,8 @@ def decide(experiment: Experiment, posterior: Posterior, *, flag: FlagState, loo
     effects = goal_and_guardrails(experiment, posterior)
     best = _best_treatment(experiment, effects)
     rules = _ask(experiment, posterior, effects, best, flag, looks, now)
+    if carried:
+        rules.append(used_data_rule(posterior))
     action, reasons = _act(experiment, rules, flag)
     to = _exposure(experiment, action, best.variant, flag)
     if action == "hold" and _held_too_long(experiment, flag, now):
@@ -140,7 +147,7 @@ def _act(experiment: Experiment, rules: Sequence[Rule], flag: FlagState) -> tupl
         return "hold", [f"Flag {flag.ref.flag} was killed; restore it before it can move."]
     if flag.exposure.serve:
         return "hold", [f"Flag {flag.ref.flag} {flag.exposure}; the ramp is over."]
-    blocked = _failing(rules, "harm", "sample_ratio", "quality", "min_units", "guardrail")
+    blocked = _failing(rules, "harm", "new_data", "sample_ratio", "quality", "min_units", "guardrail")
     if blocked:
         return "hold", _sentences(blocked)
     verdict = _verdict(experiment, rules, flag)

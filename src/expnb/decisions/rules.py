@@ -103,6 +103,12 @@ def units_rule(counts: Mapping[str, int], effects: Iterable[Effect], policy: Pol
     return Rule(name="min_units", variant=name, value=n, threshold=policy.min_units, outcome=outcome, sentence=sentence)
 
 
+def used_data_rule(posterior: Posterior) -> Rule:
+    """One set of data carries one step: what happens at the new rung is not in it."""
+    sentence = f"These data ({posterior.fingerprint[:8]}) already carried a step up; the next one needs data that were taken at the rung that was reached."
+    return Rule(name="new_data", value=None, threshold=None, outcome="unknown", sentence=sentence)
+
+
 def quality_rules(checks: Iterable[Check]) -> Iterator[Rule]:
     """Checks of the data that block a step up; the sample ratio has a rule of its own."""
     for check in checks:

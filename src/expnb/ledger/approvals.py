@@ -51,7 +51,7 @@ def check_approvals(ledger: Ledger, plan: RampPlan, rules: Sequence[ApprovalRule
         raise ApprovalError(
             f"{plan.after.treated:.4g} % treated in {plan.ref.environment} needs {needed} "
             f"approval{'s' if needed > 1 else ''}, {given} given. Nothing was pushed. "
-            f"Request it, and let somebody else approve: `expnb request {plan.experiment}`."
+            f"Request it, and let somebody else approve: `expnb request {plan.experiment}{' --restore' if plan.verb == 'restore' else ''}`."
         )
 
 

@@ -101,7 +101,7 @@ def run_report(
             raise ParameterError(
                 f"parameter {key!r} is set by the runner; name the experiment and open the workspace instead."
             )
-    stem = workspace.root / "reports" / f"{experiment}-{now or workspace.clock():%Y-%m-%d}"
+    stem = workspace.root / "reports" / f"{experiment}-{now or workspace.clock():%Y-%m-%d-%H%M%S}"
     notebook = stem.with_suffix(".ipynb")
     notebook.parent.mkdir(parents=True, exist_ok=True)
     with static_mode(), inside(workspace.root):

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from expnb.errors import check_choice
+
+KNOWN_ROLES = ("viewer", "analyst", "approver", "operator")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalRule:
@@ -21,6 +25,10 @@ class Environment:
     flags: str
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     approvals: tuple[ApprovalRule, ...] = ()
+
+    def __post_init__(self) -> None:
+        for role in self.roles:
+            check_choice('a role (its people follow it, as in `approver = ["ben"]`)', role, KNOWN_ROLES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
