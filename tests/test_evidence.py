@@ -253,6 +253,15 @@ def test_a_frame_that_has_no_types_is_one_sentence(players, gate_position, spoil
         xb.load_cohort(gate_position, spoil(players))
 
 
+def test_arguments_in_the_wrong_order_are_one_sentence(players, gate_position):
+    with pytest.raises(TypeError, match=r"load_cohort takes \(experiment, source\); the first is a DataFrame"):
+        xb.load_cohort(players, gate_position)
+    cohort = xb.load_cohort(gate_position, players)
+    for wrong in ((cohort, gate_position), (gate_position, players)):
+        with pytest.raises(TypeError, match=r"fit takes \(experiment, cohort\); it was given"):
+            xb.fit(*wrong)
+
+
 def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path, gate_position):
     (tmp_path / "cohort.parquet").write_bytes(b"PAR1 and nothing else")
     with pytest.raises(errors.SourceError, match="the data cannot be read"):

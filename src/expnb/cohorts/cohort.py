@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from expnb.cohorts.reduce import check_columns, reduce
 from expnb.cohorts.sources import bind
+from expnb.errors import SourceError
 from expnb.spec.experiment import Experiment
 from expnb.stats.cells import Cells
 from expnb.stats.checks import Check
@@ -62,6 +63,11 @@ def load_cohort(experiment: Experiment, source: object) -> Cohort:
     PathNotFoundError, SourceError, ColumnNotFoundError, EmptyCohortError, ArmsError, NullArmError, UnitError, MetricValuesError, CohortError
         Each with the value found, the rule and the next step.
     """
+    if not isinstance(experiment, Experiment):
+        raise SourceError(
+            f"load_cohort takes (experiment, source); the first is a {type(experiment).__name__}. "
+            "Read the experiment first: ws.experiment(name)."
+        )
     table, engine, name = bind(source, timezone=experiment.timezone)
     check_columns(experiment, table)
     return Cohort(experiment, reduce(experiment, table, engine, name))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from expnb.errors import NameNotFoundError, PosteriorError
+from expnb.errors import NameNotFoundError, PosteriorError, SourceError
 from expnb.models.agreement import Gap, agreement
 from expnb.models.arviz_bridge import versions
 from expnb.models.run import Trace, check_kind, prior_of, sample_pairs
@@ -82,6 +82,11 @@ def fit(
     RuntimeWarning
         If the engines differ by more than 4 Monte Carlo errors.
     """
+    if not isinstance(experiment, Experiment) or not isinstance(getattr(data, "cells", data), Cells):
+        found = f"({type(experiment).__name__}, {type(data).__name__})"
+        raise SourceError(
+            f"fit takes (experiment, cohort); it was given {found}. Load the data first: xb.load_cohort(experiment, source)."
+        )
     if engine not in ENGINES:
         raise NameNotFoundError("engine", engine, ENGINES)
     if engine == "exact":
