@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from expnb.decisions.decision import Decision
     from expnb.decisions.plan import RampPlan
     from expnb.spec.experiment import Experiment
+    from expnb.spec.flag import FlagState
     from expnb.workspace import Workspace
 
 BAD_INPUT, FAILURE = 2, 1
@@ -193,14 +194,21 @@ def run(
 def flags(workspace: Folder = HERE, environment: Where = None, *, as_json: AsJson = False) -> None:
     """Show what the flag of every experiment serves now."""
     opened = _open(workspace, environment)
-    states = {name: opened.flag(opened.experiment(name)) for name in opened.experiments}
+    states: dict[str, FlagState | str] = {}
+    for name in opened.experiments:
+        try:
+            states[name] = opened.flag(opened.experiment(name))
+        except ExpnbError as error:  # one that cannot be read must not hide the others
+            states[name] = str(error)
     if as_json:
         typer.echo(_json(states))
         return
     for name, state in states.items():
-        typer.echo(
-            f"{name}: {state.ref} {state.exposure}{'' if state.enabled else ' (disabled)'}, version {state.version}"
-        )
+        if isinstance(state, str):
+            typer.echo(f"{name}: {state}")
+        else:
+            off = "" if state.enabled else " (disabled)"
+            typer.echo(f"{name}: {state.ref} {state.exposure}{off}, version {state.version}")
 
 
 @app.command()

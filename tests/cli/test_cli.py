@@ -75,6 +75,17 @@ def test_flags_shows_every_experiment(run):
     assert "gate_position: gate-position in production enrolled 50 %, treated 25 %" in out
 
 
+def test_an_experiment_without_a_flag_does_not_hide_the_others(run, demo):
+    text = (demo.root / "experiments" / "email_campaign.toml").read_text()
+    (demo.root / "experiments" / "another.toml").write_text(
+        text.replace('name = "email_campaign"', 'name = "another"').replace("email-campaign", "no-such-flag")
+    )
+    code, out, _ = run("flags")
+    assert code == 0
+    assert "another: no flag is called 'no-such-flag'" in out
+    assert "gate_position: gate-position in production enrolled 50 %" in out
+
+
 def test_create_makes_a_flag_at_0_percent(run, demo):
     (demo.root / "flags.flagd.json").unlink()
     assert "`expnb create EXPERIMENT` makes the flag" in run("decide", "gate_position")[2]
