@@ -139,7 +139,7 @@ def gate(
     experiment = opened.experiment(name)
     experiment.policy.check_rung(to)
     decision = _decide(opened, experiment, source, engine, seed)
-    allowed = to <= max(decision.to.enrolled, 0.0) and not decision.to.serve
+    allowed = to <= decision.to.enrolled and not decision.to.serve
     typer.echo(f"{to:g} % enrolled is {'allowed' if allowed else 'not allowed'}. {decision}")
     raise typer.Exit(0 if allowed else decision.exit_code or 10)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -219,7 +219,8 @@ class Workspace:
         ]
         is_new = posterior.fingerprint not in seen
         look = len(seen) + 1 if is_new else seen.index(posterior.fingerprint) + 1
-        carried = self._carried(self.ref(experiment), experiment.name, posterior.fingerprint)
+        recorded = self._decisions(experiment.name)
+        carried = self._carried(self.ref(experiment), recorded, posterior.fingerprint)
         decision = decide(
             experiment, posterior, flag=self.flag(experiment), looks=look, now=self.clock(), carried=carried
         )
@@ -227,7 +228,6 @@ class Workspace:
         if is_new:
             facts = {"fingerprint": posterior.fingerprint, "look": look, "watermark": posterior.last_day}
             self._record("look", {"experiment": experiment.name, **facts})
-        recorded = self._decisions(experiment.name)
         if not recorded or recorded[-1][0] != decision.evidence_hash:
             facts = {
                 "environment": self.environment,
@@ -454,14 +454,14 @@ class Workspace:
                 f"the decision behind this plan for {plan.experiment!r} is not in the ledger. Nothing was pushed. Decide through the workspace: ws.decide(exp, posterior)."
             )
         check_evidence(plan, decision, recorded[-1][1], self.experiment(plan.experiment).policy_hash)
-        if self._carried(plan.ref, plan.experiment, decision.fingerprint):
+        if self._carried(plan.ref, recorded, decision.fingerprint):
             raise FlagError(
                 f"these data already carried a step of flag {plan.ref.flag!r}; the next one needs data that were taken there. Nothing was pushed. Decide again on newer data."
             )
 
-    def _carried(self, ref: FlagRef, experiment: str, fingerprint: str) -> bool:
+    def _carried(self, ref: FlagRef, recorded: Sequence[tuple[str, Decision]], fingerprint: str) -> bool:
         """Whether a step up was pushed on these data before."""
-        spent = {evidence for evidence, one in self._decisions(experiment) if one.fingerprint == fingerprint}
+        spent = {evidence for evidence, one in recorded if one.fingerprint == fingerprint}
         pushed = {entry.body["intent"] for entry in self._entries("outcome", ref) if entry.body["applied"]}
         plans = [
             _recorded(RampPlan, entry.body["plan"]) for entry in self._entries("intent", ref) if entry.seq in pushed

@@ -48,9 +48,7 @@ def _check_binding(plan: RampPlan, decision: Decision) -> None:
         and plan.policy_hash == decision.policy_hash
         and plan.after.weights == decision.flag.exposure.weights
         and all(
-            share <= max(allowed[name], 0.0) + 1e-9
-            for name, share in plan.after.shares().items()
-            if name != plan.after.control
+            share <= allowed[name] + 1e-9 for name, share in plan.after.shares().items() if name != plan.after.control
         )
     )
     if not bound:
