@@ -112,6 +112,111 @@ def test_the_same_specification_is_registered_once(demo):
     assert demo.register(exp) == demo.register(exp)
 
 
+# --- sources ----------------------------------------------------------------------------------------
+
+
+def test_a_source_is_a_path_in_the_workspace_or_a_table_or_query_of_a_connection(demo):
+    from expnb.cohorts.warehouse import Warehouse
+
+    exp = demo.experiment("gate_position")
+    assert demo.source(exp) == demo.root / "cookie_cats.parquet"
+    stored = replace(exp, source="", connection="GAMES_WAREHOUSE", table="assignments")
+    assert demo.source(stored) == Warehouse("GAMES_WAREHOUSE", "assignments", "")
+    asked = replace(exp, source="", connection="GAMES_WAREHOUSE", sql="SELECT * FROM assignments")
+    assert demo.source(asked) == Warehouse("GAMES_WAREHOUSE", "", "SELECT * FROM assignments")
+    with pytest.raises(errors.SpecError, match="names no source"):
+        demo.source(replace(exp, source=""))
+
+
+# --- what is kept, and for how long -------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(demo):
+    """Cached files and reports of two experiments, each pair 10 and 40 days old."""
+    import os
+
+    files = {}
+    for name in ("email_campaign", "gate_position"):
+        for days in (10, 40):
+            for file in (
+                f".expnb/cells/{name}/part-{days}.parquet",
+                f".expnb/posterior/{name}/{days}/p.json",
+                f"reports/{name}-2017-01-01-0000{days}.html",
+            ):
+                path = demo.root / file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("x")
+                seconds = (NOW - timedelta(days=days)).timestamp()
+                os.utime(path, (seconds, seconds))
+                files[file] = path
+    (demo.root / "reports" / "notes.txt").write_text("mine")
+    return lambda: sorted(file for file, path in files.items() if path.exists())
+
+
+def with_retention(ws, days):
+    path = ws.root / "expnb.toml"
+    path.write_text(path.read_text().replace("min_cell = 20", f"min_cell = 20\nretention_days = {days}"))
+    return open_workspace(ws.root, clock=lambda: NOW)
+
+
+def test_caches_older_than_the_retention_are_deleted_when_a_workspace_is_opened(demo, kept):
+    before = kept()
+    open_workspace(demo.root, clock=lambda: NOW)
+    assert kept() == before
+    ws = with_retention(demo, 30)
+    assert kept() == [file for file in before if file.startswith("reports/") or "40" not in file]
+    assert ws.ledger.verify()
+
+
+def test_a_retention_that_is_no_time_is_refused(demo, kept):
+    before = kept()
+    with pytest.raises(errors.SpecError, match="retention_days is 0; it must be above 0"):
+        with_retention(demo, 0)
+    assert kept() == before
+
+
+def test_forgetting_deletes_the_caches_of_one_experiment_and_is_recorded(demo, kept):
+    entries = demo.ledger.verify().entries
+    (forgotten,) = demo.forget("gate_position")
+    assert str(forgotten) == ("gate_position: 2 files of cached cells, 2 files of cached posteriors removed")
+    assert not [file for file in kept() if "gate_position" in file and not file.startswith("reports/")]
+    assert len([file for file in kept() if "email_campaign" in file]) == 6
+    entry = demo.ledger.entries(kind="forgotten")[-1]
+    assert entry.body == {
+        "experiment": "gate_position", "actor": demo.actor, "older_than_days": None, "cells": 2, "posterior": 2, "reports": 0,
+    }  # fmt: skip
+    assert demo.ledger.verify().entries == entries + 1
+    assert demo.forget("gate_position") == []
+    assert len(demo.ledger.entries(kind="forgotten")) == 1
+
+
+def test_forgetting_leaves_younger_files_and_takes_reports_on_request(demo, kept):
+    done = demo.forget(older_than=timedelta(days=30), reports=True)
+    assert [(one.experiment, one.cells, one.posterior, one.reports) for one in done] == [
+        ("email_campaign", 1, 1, 1),
+        ("gate_position", 1, 1, 1),
+    ]
+    assert all("10" in file for file in kept())
+    assert len(kept()) == 6
+    assert (demo.root / "reports" / "notes.txt").exists()
+
+
+def test_an_experiment_whose_file_is_gone_can_be_forgotten(demo, kept):
+    (demo.root / "experiments" / "gate_position.toml").unlink()
+    assert demo.forget("gate_position", reports=True)[0].files == 6
+    for name in ("gate", "..", "gate_positon"):
+        with pytest.raises(errors.NameNotFoundError, match="no experiment is called"):
+            demo.forget(name)
+
+
+def test_an_experiment_whose_name_begins_like_another_is_another(demo, kept):
+    other = demo.root / "reports" / "gate_position-2-2017-01-01-000000.html"
+    other.write_text("x")
+    demo.forget("gate_position", reports=True)
+    assert other.exists()
+
+
 # --- pushing ----------------------------------------------------------------------------------------
 
 

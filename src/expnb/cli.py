@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -85,12 +86,67 @@ def demo(
 @app.command()
 def check(name: Name, workspace: Folder = HERE, environment: Where = None) -> None:
     """Read an experiment as its policy will: sentences, open questions."""
-    experiment = _open(workspace, environment).experiment(name)
+    opened = _open(workspace, environment)
+    experiment = opened.experiment(name)
     typer.echo(f"{experiment.name}: {experiment.hypothesis}")
     for sentence in experiment.policy.sentences():
         typer.echo(f"  - {sentence}")
-    for question in experiment.questions():
+    for question in opened.questions(experiment):
         typer.echo(f"  ? {question}")
+
+
+@app.command()
+def metrics(
+    name: Annotated[str, typer.Argument(help="Name of a metric; all of them when left out.")] = "",
+    workspace: Folder = HERE,
+    environment: Where = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Show the metric catalogue, who owns what, and which experiments use it; or the definition of one metric."""
+    catalogue = _open(workspace, environment).metrics()
+    if not name:
+        typer.echo(_json(catalogue) if as_json else str(catalogue))
+        return
+    row = catalogue[name]
+    if as_json:
+        typer.echo(_json(row))
+        return
+    typer.echo(f"{name}: used by {', '.join(row.experiments) or 'nobody'}")
+    for key, value in to_json(row.definition).items():  # type: ignore[union-attr]  # a dataclass is an object
+        if key != "name" and (value or key == "certified"):
+            typer.echo(f"  {key} = {json.dumps(value, ensure_ascii=False)}")
+    for remark in (*row.notes, *catalogue.unreadable):
+        typer.echo(f"  ! {remark}")
+
+
+@app.command()
+def forget(
+    name: Annotated[str, typer.Argument(help="Name of an experiment, also of one whose file is gone.")] = "",
+    workspace: Folder = HERE,
+    environment: Where = None,
+    actor: Who = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Of all experiments.")] = False,
+    older_than: Annotated[
+        float | None, typer.Option("--older-than", min=0, help="Days; younger files are left.")
+    ] = None,
+    reports: Annotated[bool, typer.Option("--reports", help="Delete the reports too.")] = False,
+) -> None:
+    """Delete cached cells and posteriors of an experiment, and its reports on request; the ledger stays."""
+    if bool(name) == everything:
+        raise ParameterError(
+            "say what to forget: the name of one experiment, or --all. Write `expnb forget NAME` or `expnb forget --all`."
+        )
+    age = None if older_than is None else timedelta(days=older_than)
+    done = _open(workspace, environment, actor).forget(name or None, older_than=age, reports=reports)
+    for forgotten in done:
+        typer.echo(str(forgotten))
+    if not done:
+        typer.echo("nothing to forget: no such file is there.")
+    typer.echo(
+        "The ledger and decisions/ stay: they record what was decided and done, and hold no unit ids and no small cells."
+    )
 
 
 @app.command()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import getpass
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 from zoneinfo import ZoneInfo
 
 from expnb.decisions.decide import decide
@@ -33,15 +35,22 @@ from expnb.ledger.approvals import approvals_needed, approvers, check_approvals,
 from expnb.ledger.ledger import Entry, EntryKind, Ledger
 from expnb.posterior.posterior import Posterior
 from expnb.spec.canonical import Json, canonical_json, to_json
+from expnb.spec.catalogue import Catalogue, CatalogueRow, Registered, new_version, silent_edit, to_register
 from expnb.spec.experiment import Experiment
 from expnb.spec.flag import FlagRef, FlagSpec, FlagState
+from expnb.spec.metric import Metric
 from expnb.spec.read import MetricDefinition, parse, read_catalogue, read_experiment, read_toml
 from expnb.spec.workspace_file import Environment, WorkspaceFile
+
+if TYPE_CHECKING:
+    from expnb.cohorts.warehouse import Warehouse
 
 T = TypeVar("T")
 
 CONFIG = "expnb.toml"
 IN_FLIGHT = timedelta(minutes=1)  # longer than any push may take
+REPORT = re.compile(r"(.+)-\d{4}-\d{2}-\d{2}-\d{6}\..+")  # files of reports, by experiment and time
+CACHES = ("cells", "posterior")  # folders under .expnb
 
 
 def utc_now() -> datetime:
@@ -91,9 +100,38 @@ def open_workspace(
             f"the environments {shared} have the same flags {config.environments[name].flags!r}; a push in one would move the other. "
             "Give each environment its own."
         )
+    days = config.defaults.retention_days
+    if days is not None:
+        _delete(_cached(root, before=clock() - timedelta(days=days)))
     return Workspace(
         root=root, config=config, environment=name, actor=getpass.getuser() if actor is None else actor, clock=clock
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgotten:
+    """What was deleted of one experiment.
+
+    Parameters
+    ----------
+    cells, posterior, reports : int
+        Files of each kind.
+    """
+
+    experiment: str
+    cells: int = 0
+    posterior: int = 0
+    reports: int = 0
+
+    @property
+    def files(self) -> int:
+        """Files of all kinds."""
+        return self.cells + self.posterior + self.reports
+
+    def __str__(self) -> str:
+        kinds = {"cached cells": self.cells, "cached posteriors": self.posterior, "reports": self.reports}
+        parts = [f"{count} file{'s' if count > 1 else ''} of {kind}" for kind, count in kinds.items() if count]
+        return f"{self.experiment}: {', '.join(parts) or 'nothing'} removed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,19 +178,66 @@ class Workspace:
             )
         return replace(experiment, timezone=self.config.timezone, min_cell=defaults.min_cell)
 
-    def source(self, experiment: Experiment) -> Path:
-        """Path of the experiment's cohort.
+    def metrics(self) -> Catalogue:
+        """The metric catalogue, with the experiments that use each metric and what changed since they were registered.
+
+        Raises
+        ------
+        SpecFileError
+            If a file of the catalogue cannot be read; an experiment that cannot be read is named in `unread`.
+        """
+        users: dict[str, list[str]] = {name: [] for name in self.catalogue}
+        notes: dict[str, list[str]] = {name: [] for name in self.catalogue}
+        unread: dict[str, str] = {}
+        for name in self.experiments:
+            try:
+                experiment = self.experiment(name)
+            except ExpnbError as error:  # one that cannot be read must not hide the others
+                unread[name] = str(error)
+                continue
+            registered = self._registered_metrics(experiment)
+            for metric in experiment.metrics:
+                if metric.name in users:
+                    users[metric.name].append(name)
+                    notes[metric.name] += [f"{change} (experiment {name})" for change in _changes((metric,), registered)]
+        rows = [
+            CatalogueRow(definition=definition, experiments=tuple(users[name]), notes=tuple(notes[name]))
+            for name, definition in sorted(self.catalogue.items())
+        ]
+        return Catalogue(rows=tuple(rows), unread=unread)
+
+    def questions(self, experiment: Experiment) -> Iterator[str]:
+        """What a careful reader would ask about this specification, its catalogue and its registration."""
+        yield from experiment.questions()
+        goal = experiment.goal
+        if not goal.certified:
+            yield f"the goal {goal.name!r} is not certified: nobody vouches for its definition. Who owns it, and may it decide?"
+        registered = self._registered_metrics(experiment)
+        for edit in filter(None, (silent_edit(metric, registered) for metric in experiment.metrics)):
+            yield f"{edit} since {experiment.name!r} was registered. Is it still the metric that was agreed? Give it a new version, and register again."
+
+    def source(self, experiment: Experiment) -> Path | Warehouse:
+        """Where the experiment's cohort lies, as `load_cohort` takes it: a path, or a table or query of a connection.
 
         Raises
         ------
         SpecError
             If the experiment names none.
         """
+        if experiment.connection:
+            from expnb.cohorts.warehouse import Warehouse  # noqa: PLC0415 - only where the rows stay in a warehouse
+
+            return Warehouse(experiment.connection, experiment.table, experiment.sql)
         if not experiment.source:
             raise SpecError(
                 f'experiment {experiment.name!r} names no source; pass the data to load_cohort, or add `source = "cohort.parquet"`.'
             )
         return self.root / experiment.source
+
+    @property
+    def cells_folder(self) -> Path:
+        """Where cells are cached, a folder per experiment."""
+        return self.root / ".expnb" / "cells"
 
     def register(self, experiment: Experiment) -> Entry:
         """Write the experiment's hash to the ledger: this was agreed, at this time. The same specification is registered once."""
@@ -165,9 +250,49 @@ class Workspace:
                 "experiment": experiment.name,
                 "spec_hash": experiment.spec_hash,
                 "policy_hash": experiment.policy_hash,
+                "metrics": to_register(experiment),
                 "spec": experiment,
             },
         )
+
+    def forget(
+        self, name: str | None = None, *, older_than: timedelta | None = None, reports: bool = False
+    ) -> list[Forgotten]:
+        """Delete what was cached of an experiment, and record that it was done; the ledger itself stays.
+
+        Parameters
+        ----------
+        name : str, optional
+            Of an experiment, also of one whose file is gone; all of them when left out.
+        older_than : timedelta, optional
+            Leave younger files.
+        reports : bool
+            Delete its reports too.
+
+        Returns
+        -------
+        list of Forgotten
+            One for each experiment of which something was there; the others are not recorded.
+
+        Raises
+        ------
+        NameNotFoundError
+            If nothing is known of that experiment.
+        LedgerError
+            If the deletion, which was done, cannot be recorded.
+        """
+        known = self._remembered()
+        if name is not None and name not in known:
+            raise NameNotFoundError("experiment", name, known)
+        before = None if older_than is None else self.clock() - older_than
+        done = [self._forget(one, before, reports=reports) for one in ([name] if name is not None else known)]
+        found = [forgotten for forgotten in done if forgotten.files]
+        for forgotten in found:
+            days = None if older_than is None else older_than / timedelta(days=1)
+            facts = {"actor": self.actor, "older_than_days": days}
+            counts = {kind: getattr(forgotten, kind) for kind in (*CACHES, "reports")}
+            self._record("forgotten", {"experiment": forgotten.experiment, **facts, **counts})
+        return found
 
     # --- flags ----------------------------------------------------------------------------------
 
@@ -509,7 +634,8 @@ class Workspace:
         if entry is None:
             return "The specification is not registered: nothing shows that it was agreed before the data."
         if entry.body["spec_hash"] != experiment.spec_hash:
-            return f"The specification changed after it was registered on {entry.happened_at:%Y-%m-%d}."
+            changes = "; ".join(_changes(experiment.metrics, self._registered_metrics(experiment)))
+            return f"The specification changed after it was registered on {entry.happened_at:%Y-%m-%d}{': ' if changes else ''}{changes}."
         agreed = entry.happened_at.astimezone(ZoneInfo(experiment.timezone)).date()
         if posterior.first_day is None:
             return f"Registered on {agreed}; the data carry no dates."
@@ -517,6 +643,11 @@ class Workspace:
             "before" if agreed < posterior.first_day else "after" if agreed > posterior.first_day else "on the day of"
         )
         return f"Registered on {agreed}, {order} the first exposure."
+
+    def _registered_metrics(self, experiment: Experiment) -> Registered:
+        """Version and definition of the metrics at the newest registration; empty without one."""
+        entry = self._last("registered", experiment.name)
+        return cast("Registered", entry.body.get("metrics", {})) if entry else {}
 
     def _last(self, kind: EntryKind, experiment: str) -> Entry | None:
         entries = self.ledger.entries(kind=kind, experiment=experiment)
@@ -526,6 +657,22 @@ class Workspace:
         now = self.clock()
         self._flush_spool(now)
         return self.ledger.append(kind, body, happened_at=now, recorded_at=now)
+
+    def _remembered(self) -> list[str]:
+        """Names of experiments of which there is a file, a cache or a report."""
+        folders = [path for kind in CACHES for path in (self.root / ".expnb" / kind).glob("*") if path.is_dir()]
+        reports = [match[1] for path in self._reports() if (match := REPORT.fullmatch(path.name))]
+        return sorted({*self.experiments, *(path.name for path in folders), *reports})
+
+    def _reports(self) -> list[Path]:
+        return sorted((self.root / "reports").glob("*"))
+
+    def _forget(self, name: str, before: datetime | None, *, reports: bool) -> Forgotten:
+        counts = {kind: _delete(_cached(self.root, kind, name, before=before)) for kind in CACHES}
+        if reports:
+            own = [path for path in self._reports() if (match := REPORT.fullmatch(path.name)) and match[1] == name]
+            counts["reports"] = _delete(_older(own, before))
+        return Forgotten(experiment=name, **counts)
 
     @property
     def _spool(self) -> Path:
@@ -555,6 +702,45 @@ class Workspace:
             json.dumps(to_json(decision), indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         stem.with_suffix(".md").write_text(decision.markdown(), encoding="utf-8")
+
+
+def _changes(metrics: Iterable[Metric], registered: Registered) -> list[str]:
+    """What happened to the definitions of metrics since they were registered."""
+    return [change for metric in metrics for how in (new_version, silent_edit) if (change := how(metric, registered))]
+
+
+def _cached(root: Path, *below: str, before: datetime | None) -> list[Path]:
+    """Files of the caches of a workspace that were last written before a time; all of them without one."""
+    kinds, inside = (below[:1], below[1:]) if below else (CACHES, ())
+    folders = [Path(root, ".expnb", kind, *inside) for kind in kinds]
+    return _older((path for folder in folders for path in sorted(folder.rglob("*"))), before)
+
+
+def _older(paths: Iterable[Path], before: datetime | None) -> list[Path]:
+    """Those of `paths` that are files and were last written before a time."""
+    old = []
+    for path in paths:
+        with suppress(FileNotFoundError):  # another process was faster
+            if not path.is_dir() and (before is None or path.lstat().st_mtime < before.timestamp()):
+                old.append(path)
+    return old
+
+
+def _delete(files: Sequence[Path]) -> int:
+    """How many files were deleted; those that could not be are told."""
+    left = []
+    for path in files:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            left.append(f"{path.name} ({error.strerror})")
+    if left:
+        warnings.warn(
+            f"{len(left)} old files could not be deleted, such as {left[0]}. Delete them by hand: they are kept longer than expnb.toml says, or were to be forgotten.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return len(files) - len(left)
 
 
 def _recorded(shape: type[T], body: Json) -> T:

@@ -100,6 +100,29 @@ def test_check_reads_the_policy_aloud(run):
     assert "From 100 percent on, and after 7 days, the treatment ships" in out
 
 
+def test_forget_says_what_was_removed_and_what_stays(run, demo):
+    cached = demo.root / ".expnb" / "cells" / "gate_position" / "part.parquet"
+    cached.parent.mkdir(parents=True)
+    cached.write_text("x")
+    assert run("forget", "gate_position", "--older-than", "100000")[1].startswith("nothing to forget")
+    code, out, _ = run("forget", "gate_position")
+    assert code == 0
+    assert out == (
+        "gate_position: 1 file of cached cells removed\n"
+        "The ledger and decisions/ stay: they record what was decided and done, and hold no unit ids and no small cells.\n"
+    )
+    assert not cached.exists()
+    assert run("forget", "--all")[1].startswith("nothing to forget")
+    assert json.loads(run("ledger", "list", "--json")[1])[-1]["kind"] == "forgotten"
+
+
+@pytest.mark.parametrize("arguments", [(), ("gate_position", "--all")])
+def test_forget_needs_one_name_or_all(run, arguments):
+    code, out, err = run("forget", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("expnb: say what to forget: the name of one experiment, or --all.")
+
+
 def test_an_unknown_name_is_one_sentence_and_exit_code_2(run):
     code, out, err = run("decide", "gate_positon")
     assert (code, out) == (2, "")

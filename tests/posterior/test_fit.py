@@ -1,6 +1,7 @@
 """Posteriors of cohorts: published figures, directions, and what is refused to be a number."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,11 @@ import pytest
 from scipy import stats
 
 import expnb as xb
-from expnb.posterior.fit import fit_exact
+from expnb.posterior.fit import Comparison, design_effects, fit_exact, likelihoods
+from expnb.posterior.frequentist import pooled_z, welch
+from expnb.spec.canonical import canonical_json
+from expnb.spec.flag import FlagRef, FlagState
+from expnb.stats.moments import Moments
 
 COLUMNS = [
     "metric",
@@ -229,3 +234,183 @@ def test_names_are_escaped_in_html(gate_position, players):
     experiment = replace(gate_position, metrics=metrics)
     page = fit_exact(experiment, xb.load_cohort(experiment, players))._repr_html_()
     assert "<i>" not in page
+
+
+# --- kinds, and units that are not independent -----------------------------------------------------------
+
+
+def share(n, mean, effect=1.0):
+    """Moments of a share whose variance is that of independent units times a design effect."""
+    return Moments(n, mean, effect * n * mean * (1 - mean), 0.0, 1.0)
+
+
+def pair_of(kind, control, treatment, **metric):
+    return Comparison(xb.Metric(name="m", kind=kind, **metric), "b", "all", control, treatment)
+
+
+@pytest.mark.parametrize("kind", ["conversion", "retention"])
+def test_a_share_of_independent_units_is_its_exact_counts(kind):
+    window = {"window_days": 8.0} if kind == "retention" else {}
+    control, treatment = likelihoods([pair_of(kind, share(1000, 0.137), share(2000, 0.2, 1 + 5e-7), **window)])
+    assert (control.successes[0], control.units[0]) == (137, 1000)
+    assert (treatment.successes[0], treatment.units[0]) == (400, 2000)
+
+
+@pytest.mark.parametrize("effect", [0.5, 4.0])
+def test_a_share_of_dependent_units_is_as_precise_as_its_variance_says(effect):
+    pair = pair_of("conversion", share(1000, 0.2, effect), share(1000, 0.25, effect))
+    control, treatment = likelihoods([pair])
+    assert control.units[0] == pytest.approx(1000 / effect)
+    assert treatment.successes[0] / treatment.units[0] == pytest.approx(0.25)
+    of_binomial = 0.2 * 0.8 / control.units[0]
+    assert of_binomial == pytest.approx(pair.control.variance / 1000, rel=2e-3)
+
+
+def test_clusters_of_equal_units_count_as_often_as_there_are_clusters():
+    # 50 clusters of 20 equal units: 1000 units that say as much as 50.
+    clusters = np.repeat([0.0, 1.0], [40, 10])
+    between = Moments(1000, 0.2, 20 * 20 * ((clusters - 0.2) ** 2).sum(), 0.0, 1.0)
+    assert design_effects(pair_of("conversion", between, between)) == pytest.approx((20, 20))
+    assert likelihoods([pair_of("conversion", between, between)])[0].units[0] == pytest.approx(50)
+
+
+def test_an_arm_without_spread_borrows_the_design_effect_of_the_other():
+    none = Moments(1000, 0.0, 0.0, 0.0, 0.0)
+    assert design_effects(pair_of("conversion", none, share(1000, 0.2, 4.0))) == pytest.approx((4, 4))
+    assert design_effects(pair_of("conversion", none, share(1000, 0.2))) == (1, 1)
+    assert design_effects(pair_of("conversion", none, none)) == (1, 1)
+
+
+class Arms:
+    """Cells of one metric in two arms, with given moments."""
+
+    segments, day, checks, source, fingerprint = {}, np.array([], dtype="datetime64[D]"), (), "arms", "f" * 64
+
+    def __init__(self, **arms):
+        self.arms = arms
+
+    def moments(self, metric, variant, where=None):
+        return self.arms[variant]
+
+    def count(self, variant):
+        return self.arms[variant].n
+
+    def segment_values(self, segment):
+        return []
+
+    def days(self, *, least=1):
+        return None
+
+
+@pytest.fixture
+def fit_arms(email):
+    """The posterior of two arms with given moments; what is not said of the metric is a goal of kind conversion."""
+
+    def fit(control, treatment, *, prior=None, **metric):
+        goal = xb.Metric(**{"name": "m", "kind": "conversion", "role": "goal", "rope": 0.01} | metric)
+        experiment = replace(email, control="a", weights={"a": 1, "b": 1}, metrics=(goal,), prior=prior or xb.Prior())
+
+        class Cohort:
+            cells = Arms(a=control, b=treatment)
+
+        return experiment, fit_exact(experiment, Cohort())
+
+    return fit
+
+
+def test_dependent_units_widen_the_interval_and_change_the_test(fit_arms):
+    plain, clustered = (
+        fit_arms(share(4000, 0.2, effect), share(4000, 0.22, effect), prior=xb.Prior("flat"))[1].effects[0]
+        for effect in (1.0, 4.0)
+    )
+    width = [effect.hdi_abs_high - effect.hdi_abs_low for effect in (plain, clustered)]
+    assert width[1] == pytest.approx(2 * width[0], rel=1e-2)
+    arms = share(4000, 0.2), share(4000, 0.22)
+    assert (plain.p_value, plain.ci_low, plain.ci_high) == pooled_z(*arms)
+    assert (clustered.p_value, *(clustered.ci_low, clustered.ci_high)) == welch(
+        share(4000, 0.2, 4.0), share(4000, 0.22, 4.0)
+    )
+    assert clustered.p_value > 4 * plain.p_value
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        {"kind": "mean"},
+        {"kind": "count"},
+        {"kind": "revenue"},
+        {"kind": "duration"},
+        {"kind": "ratio", "numerator": "x", "denominator": "y"},
+        {"kind": "quantile", "q": 0.9},
+    ],
+    ids=lambda metric: metric["kind"],
+)
+def test_every_other_kind_is_a_normal_mean_with_its_standard_error(fit_arms, metric):
+    control, treatment = Moments(5000, 10.0, 5000 * 16.0, 0.0, 50.0), Moments(5000, 10.5, 5000 * 16.0, 0.0, 50.0)
+    _, posterior = fit_arms(control, treatment, **metric)
+    effect, mean = posterior.effects[0], fit_arms(control, treatment, kind="mean")[1].effects[0]
+    assert effect.kind == metric["kind"]
+    assert effect.p_value == welch(control, treatment)[0]
+    assert (effect.hdi_rel_low, effect.p_improvement) == (mean.hdi_rel_low, mean.p_improvement)
+    assert xb.charts.effect(posterior).svg()
+
+
+# --- arms that are too small to be shown ---------------------------------------------------------------------
+
+
+@pytest.fixture(params=[(19, 5000), (5000, 19), (3, 7)], ids=["control", "treatment", "both"])
+def small(request, fit_arms):
+    """An experiment with its posterior, in which an arm has fewer than 20 units."""
+    return fit_arms(*(share(n, 0.3125) for n in request.param))
+
+
+def test_an_arm_below_min_cell_has_no_figures(small):
+    _, posterior = small
+    row = posterior.effects[0].row()
+    assert row.pop("note") == "no posterior: fewer than 20 units in an arm, which are not shown"
+    assert {row.pop("n_control"), row.pop("n_treatment")} <= {0, 5000}
+    named = {"metric", "kind", "role", "variant", "segment", "prior", "engine"}
+    assert all(value is None for name, value in row.items() if name not in named)
+    assert set(posterior.counts.values()) <= {19, 5000}
+
+
+def test_a_posterior_that_may_not_be_shown_is_still_shown_everywhere(small):
+    _, posterior = small
+    frame = posterior.summary()
+    assert np.isnan(frame.mean_control[0])
+    assert np.isnan(frame.effect_abs[0])
+    figure = xb.charts.effect(posterior)
+    assert "raw effect unknown. No posterior: fewer than 20 units in an arm" in figure.sentence
+    texts = (repr(posterior), posterior._repr_html_(), figure.sentence, figure.svg(), figure.table.to_csv())
+    assert not [text for text in texts if "0.3125" in text or "31.25" in text or "nan" in text.lower().split()]
+
+
+def test_twenty_units_are_shown(fit_arms):
+    effect = fit_arms(share(20, 0.25), share(20, 0.25))[1].effects[0]
+    assert (effect.n_control, effect.mean_control) == (20, 0.25)
+    assert effect.p_improvement is not None
+
+
+def test_a_tiny_experiment_holds_and_has_its_promised_sizes(small, ask_of):
+    experiment, posterior = small
+    decision = ask_of(experiment, posterior)
+    assert decision.action == "hold"
+    assert decision.exit_code == 10
+    rules = {rule.name: rule for rule in decision.rules}
+    assert rules["harm"].outcome == rules["ship_above_rope"].outcome == "unknown"
+    assert any("fewer than 20 units in an arm" in reason for reason in decision.reasons)
+    assert rules["sample_ratio"].outcome == ("not met" if 5000 in posterior.counts.values() else "met")
+    assert "NaN" not in canonical_json(decision)
+    assert "0.3125" not in canonical_json(decision)
+
+
+@pytest.fixture
+def ask_of():
+    """The decision on a posterior, with the flag at 5 percent."""
+
+    def ask(experiment, posterior):
+        now = datetime(2017, 2, 20, tzinfo=UTC)
+        flag = FlagState(FlagRef(experiment.flag, "production"), experiment.exposure(5.0), "1-a", True, now)
+        return xb.decide(experiment, posterior, flag=flag, looks=1, now=now)
+
+    return ask

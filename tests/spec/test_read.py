@@ -1,11 +1,13 @@
 """Experiment files: what is read, and one clear sentence for what is not."""
 
+from dataclasses import replace
+
 import pytest
 from tests.bad_input import MISTAKES
 
 import expnb as xb
 from expnb import errors
-from expnb.spec.read import read_catalogue, read_experiment
+from expnb.spec.read import as_metric, read_catalogue, read_experiment
 
 CATALOGUE = """
 schema = 1
@@ -109,3 +111,30 @@ def test_equal_files_have_equal_hashes_and_a_threshold_changes_them(gate_positio
     assert first.policy_hash == again.policy_hash
     gate_position_file.write_text(gate_position_file.read_text().replace("rope = 0.005", "rope = 0.006"))
     assert read_experiment(gate_position_file).policy_hash != first.policy_hash
+
+
+def test_what_a_catalogue_metric_measures_is_fixed_and_the_rest_is_not(gate_position_file, catalogue):
+    text = gate_position_file.read_text().replace('kind = "conversion"\nrole = "goal"', 'role = "goal"')
+    for line in ('sql = "1"', "q = 0.5", "cap = 3", "window_days = 7", 'unit = "USD"', "certified = true"):
+        gate_position_file.write_text(text.replace('role = "goal"', f'role = "goal"\n{line}'))
+        key = line.split()[0]
+        with pytest.raises(errors.SpecFileError, match=f"comes from the catalogue; {key} cannot be changed here"):
+            read_experiment(gate_position_file, catalogue=catalogue)
+    own = 'role = "goal"\nmargin = 0.1\ncovariate = "before"\ntotals = { sum = "retained" }'
+    gate_position_file.write_text(text.replace('role = "goal"', own))
+    goal = read_experiment(gate_position_file, catalogue=catalogue).goal
+    assert (goal.margin, goal.covariate, goal.totals.sum) == (0.1, "before", "retained")
+
+
+def test_a_definition_that_contradicts_itself_is_named_with_its_file(tmp_path):
+    (tmp_path / "shop.toml").write_text(CATALOGUE.replace('kind = "conversion"', 'kind = "quantile"'))
+    with pytest.raises(errors.SpecFileError, match=r"shop\.toml: metric 'retention_7' is a quantile with q = None"):
+        read_catalogue(tmp_path)
+
+
+def test_a_definition_keeps_its_hash_until_it_measures_something_else(catalogue):
+    metric = as_metric(catalogue["retention_7"])
+    same = replace(metric, version="4", owner="others", certified=True, role="guardrail", margin=0.1, description="d")
+    assert same.definition_hash == metric.definition_hash
+    for change in ({"column": "other"}, {"kind": "mean"}, {"direction": "decrease"}, {"unit": "days"}):
+        assert replace(metric, **change).definition_hash != metric.definition_hash

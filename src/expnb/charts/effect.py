@@ -14,6 +14,7 @@ from expnb.charts.theme import BETTER, FAINT, TEXT, TEXT_SIZE, WIDTH, WORSE, con
 from expnb.errors import NameNotFoundError
 from expnb.posterior.effect import Effect
 from expnb.posterior.posterior import Posterior
+from expnb.spec.metric import SHARES
 from expnb.stats.cells import ALL
 
 Layer = alt.Chart | alt.LayerChart | alt.FacetChart
@@ -120,9 +121,11 @@ def _chart(rows: Sequence[Row], control: str, caption: Sequence[str]) -> alt.VCo
     first, ends = rows[0].effect, domain(rows)
     unit = (
         "share of units"
-        if first.kind == "conversion"
+        if first.kind in SHARES
         else f"in {words.name(first.unit)}"
         if first.unit
+        else first.kind
+        if first.kind in words.NO_MEANS
         else "mean per unit"
     )
     wish = "more is better" if rows[0].sign > 0 else "less is better"

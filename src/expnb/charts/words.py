@@ -7,10 +7,13 @@ import textwrap
 from dataclasses import dataclass
 
 from expnb.posterior.effect import Effect, Scale
+from expnb.spec.metric import SHARES, MetricKind
 
 MINUS = "\u2212"
 _BREAKS = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
 _LONGEST_NAME = 60
+# What stands for an arm is not a mean of its units.
+NO_MEANS: frozenset[MetricKind] = frozenset({"ratio", "quantile"})
 
 
 def name(text: str) -> str:
@@ -66,18 +69,21 @@ def measure(effect: Effect, scale: Scale) -> Measure:
     """How the effects of a metric are written on a scale."""
     if scale == "relative":
         return Measure(100, " %")
-    if effect.kind == "conversion":
+    if effect.kind in SHARES:
         return Measure(100, " pp")
     return Measure(1, f" {name(effect.unit)}" if effect.unit else "")
 
 
-def arm(effect: Effect, mean: float, units: int) -> str:
+def arm(effect: Effect, mean: float | None, units: int) -> str:
     """What was measured in one arm, such as ``18.20 % of 45,489 units``."""
+    if mean is None:
+        return "too few units to be shown"
     if not units:
         return "no units"
-    if effect.kind == "conversion":
+    if effect.kind in SHARES:
         return f"{100 * mean:.2f} % of {units:,} units"
-    return f"{mean:.4g}{f' {name(effect.unit)}' if effect.unit else ''} per unit, {units:,} units".replace("-", MINUS)
+    each = "" if effect.kind in NO_MEANS else " per unit"
+    return f"{mean:.4g}{f' {name(effect.unit)}' if effect.unit else ''}{each}, {units:,} units".replace("-", MINUS)
 
 
 def lines(text: str, width: int = 92) -> list[str]:

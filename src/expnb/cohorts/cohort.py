@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from expnb.cohorts.reduce import check_columns, reduce
-from expnb.cohorts.sources import bind
-from expnb.errors import SourceError
+import numpy as np
+
+from expnb.cohorts.cache import Cache
+from expnb.cohorts.engine import ask
+from expnb.cohorts.quality import check_arms, check_units, check_values, quality
+from expnb.cohorts.reduce import Reduced, reduce
+from expnb.cohorts.sources import Source, bind
+from expnb.cohorts.totals import totals_cells
+from expnb.cohorts.units import Units, units_of
+from expnb.cohorts.warehouse import Warehouse
+from expnb.errors import CohortError, EmptyCohortError, SourceError, SpecError
 from expnb.spec.experiment import Experiment
+from expnb.stats.arrays import BoolArray
 from expnb.stats.cells import Cells
 from expnb.stats.checks import Check
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
+    import pyarrow as pa
 
 MARKS = {"ok": "✓", "warn": "⚠", "block": "✗"}
 
@@ -27,15 +44,20 @@ class Cohort:
         """What is right or wrong with the data."""
         return self.cells.checks
 
+    def count(self, variant: str) -> str:
+        """Units of an arm in words; a number under `min_cell` is not shown."""
+        n, least = self.cells.count(variant), self.experiment.min_cell
+        return f"{n:,}" if n >= least else f"fewer than {least}"
+
     def __repr__(self) -> str:
-        sizes = ", ".join(f"{name} {self.cells.count(name):,}" for name in self.experiment.variants)
+        sizes = ", ".join(f"{name} {self.count(name)}" for name in self.experiment.variants)
         lines = [f"cohort of {self.experiment.name}: {self.cells.units:,} units from {self.cells.source} ({sizes})"]
         return "\n".join(lines + [f"{MARKS[check.outcome]} {check.sentence}" for check in self.checks])
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td style='text-align:left'>{name}</td><td>{self.cells.count(name):,}</td><td>{self.experiment.share(name):.1%}</td></tr>"
-            for name in map(html.escape, self.experiment.variants)
+            f"<tr><td style='text-align:left'>{html.escape(name)}</td><td>{self.count(name)}</td><td>{self.experiment.share(name):.1%}</td></tr>"
+            for name in self.experiment.variants
         )
         notes = "".join(f"<li>{MARKS[check.outcome]} {html.escape(check.sentence)}</li>" for check in self.checks)
         caption = (
@@ -44,14 +66,30 @@ class Cohort:
         return f"<table><caption style='text-align:left;font-weight:bold;white-space:nowrap'>{caption}</caption><tr><th style='text-align:left'>arm</th><th>units</th><th>promised</th></tr>{rows}</table><ul style='list-style:none;padding-left:0'>{notes}</ul>"
 
 
-def load_cohort(experiment: Experiment, source: object) -> Cohort:
-    """The cohort of an experiment, checked: sample ratio, arms, units, values.
+def load_cohort(
+    experiment: Experiment,
+    source: object = None,
+    *,
+    events: object = None,
+    as_of: datetime | None = None,
+    cache: str | Path | None = None,
+    exact_units: bool = False,
+) -> Cohort:
+    """The cohort of an experiment, checked: sample ratio, arms, units, values, days, windows.
 
     Parameters
     ----------
     experiment : Experiment
-    source : str, Path, pandas or Polars frame, Arrow table, DuckDB relation, or Ibis table
-        One row per unit. A path may hold wildcards; parquet and CSV are known.
+    source : str, Path, Warehouse, pandas or Polars frame, Arrow table, DuckDB relation, or Ibis table, optional
+        What a row is says `experiment.shape`. A path may hold wildcards; parquet and CSV are known. The experiment's own when left out.
+    events : same kinds, optional
+        The events of shape ``"events"``; the experiment's own when left out.
+    as_of : datetime with a time zone, optional
+        Up to when the data are complete, for metrics with a window. The last time in the data when left out, which leaves more units out than a later one.
+    cache : str or Path, optional
+        Folder that keeps the cells of every file of a path or glob; a file that did not change is not read again.
+    exact_units : bool
+        Whether every unit is counted to find those that occur twice. Above 4 million rows only one in 256 is looked at otherwise, and every one if that finds anything.
 
     Returns
     -------
@@ -68,6 +106,168 @@ def load_cohort(experiment: Experiment, source: object) -> Cohort:
             f"load_cohort takes (experiment, source); the first is a {type(experiment).__name__}. "
             "Read the experiment first: ws.experiment(name)."
         )
-    table, engine, name = bind(source, timezone=experiment.timezone)
-    check_columns(experiment, table)
-    return Cohort(experiment, reduce(experiment, table, engine, name))
+    if as_of is not None and as_of.tzinfo is None:
+        raise CohortError(f"as_of is {as_of}, without a time zone. Write datetime(2026, 11, 1, tzinfo=UTC).")
+    bound = _bind(experiment, _own_source(experiment) if source is None else source)
+    if experiment.shape == "totals":
+        return _checked(experiment, totals_cells(experiment, bound))
+    happened = _bind(experiment, _own_events(experiment) if events is None else events) if experiment.events else None
+    return _load(experiment, bound, happened, as_of=as_of, cache=cache, exact_units=exact_units)
+
+
+def load_cohorts(
+    experiments: Sequence[Experiment], source: object, *, as_of: datetime | None = None, exact_units: bool = False
+) -> dict[str, Cohort]:
+    """The cohorts of many experiments on one table, by name; those that read the same columns share one scan.
+
+    Parameters
+    ----------
+    experiments : sequence of Experiment
+        Each names the `experiment_column` that tells whose row it is.
+    source, as_of, exact_units
+        As in `load_cohort`.
+
+    Raises
+    ------
+    SpecError
+        If an experiment has no experiment_column, or two give one metric name two meanings.
+    """
+    groups: dict[tuple[object, ...], list[Experiment]] = {}
+    for experiment in experiments:
+        if not experiment.experiment_column or experiment.shape in {"events", "totals"}:
+            raise SpecError(
+                f'experiment {experiment.name!r} has shape {experiment.shape!r} and experiment_column {experiment.experiment_column!r}; experiments share a table of units or rows in which a column says whose row it is. Write experiment_column = "experiment".'
+            )
+        groups.setdefault(_columns(experiment), []).append(experiment)
+    cohorts: dict[str, Cohort] = {}
+    for group in groups.values():
+        together = _together(group)
+        bound = _bind(together, source)
+        units = units_of(together, bound, as_of=as_of)
+        wanted = [experiment.name for experiment in group]
+        units = replace(units, table=units.table.filter(units.table.experiment.isin(wanted)))
+        reduced = reduce(together, units, bound)
+        check_units(together, units, reduced, _runner(together, bound), exact=exact_units)
+        for experiment in group:
+            cohorts[experiment.name] = _checked(experiment, _own_part(experiment, reduced, bound))
+    return {experiment.name: cohorts[experiment.name] for experiment in experiments}
+
+
+def _load(
+    experiment: Experiment,
+    source: Source,
+    events: Source | None,
+    *,
+    as_of: datetime | None,
+    cache: str | Path | None,
+    exact_units: bool,
+) -> Cohort:
+    units = _units(experiment, source, events, as_of)
+    run = _runner(experiment, source)
+    if cache is None or events is not None or units.grouped or not source.files:
+        reduced = reduce(experiment, units, source)
+        check_units(experiment, units, reduced, run, exact=exact_units)
+    else:
+        reduced = Cache(Path(cache), experiment, units).reduced(
+            source,
+            lambda path: _of_file(experiment, path, units.as_of),
+            lambda whole: check_units(experiment, units, whole, run, exact=exact_units),
+        )
+    return _checked(experiment, reduced)
+
+
+def _of_file(experiment: Experiment, path: str, as_of: datetime | None) -> Reduced:
+    part = _bind(experiment, path)
+    return reduce(experiment, _units(experiment, part, None, as_of), part)
+
+
+def _units(experiment: Experiment, source: Source, events: Source | None, as_of: datetime | None) -> Units:
+    units = units_of(experiment, source, events, as_of=as_of)
+    if not experiment.experiment_column:
+        return units
+    own = units.table.filter(units.table.experiment == experiment.name)
+    return replace(units, table=own.drop("experiment"))
+
+
+def _runner(experiment: Experiment, source: Source) -> Callable[[ir.Table], pa.Table]:
+    return lambda statement: ask(source.engine, statement, cost=experiment.cost, what=experiment.name)
+
+
+def _checked(experiment: Experiment, reduced: Reduced) -> Cohort:
+    """Refuse what cannot be used, move caps to where they belong, and look at the rest."""
+    check_arms(experiment, reduced.cells)
+    check_values(experiment, reduced)
+    cells = reduced.cells
+    for metric in experiment.metrics:
+        if metric.cap is not None and cells.metrics[metric.name].bins is not None:
+            cells = cells.capped(metric.name, metric.cap)
+    return Cohort(experiment, replace(cells, checks=(*cells.checks, *quality(experiment, cells))))
+
+
+def _bind(experiment: Experiment, source: object) -> Source:
+    return bind(source, timezone=experiment.timezone, cost=experiment.cost)
+
+
+def _own_source(experiment: Experiment) -> object:
+    if experiment.connection:
+        return Warehouse(experiment.connection, experiment.table, experiment.sql)
+    if experiment.source:
+        return experiment.source
+    raise SpecError(
+        f'experiment {experiment.name!r} names no source; pass the data to load_cohort, or add `source = "cohort.parquet"`.'
+    )
+
+
+def _own_events(experiment: Experiment) -> object:
+    spec = experiment.events
+    assert spec is not None  # noqa: S101 - asked only in that shape
+    if experiment.connection and (spec.table or spec.sql):
+        return Warehouse(experiment.connection, spec.table, spec.sql)
+    if spec.source:
+        return spec.source
+    raise SpecError(
+        f'experiment {experiment.name!r} names no events; pass them to load_cohort(…, events=…), or add `source = "events.parquet"` under [events].'
+    )
+
+
+# --- many experiments on one table ------------------------------------------------------------
+
+
+def _columns(experiment: Experiment) -> tuple[object, ...]:
+    """What experiments have to share to share a scan."""
+    names = ("shape", "unit", "variant", "segments", "exposed_at", "experiment_column", "expect", "epochs", "timezone")
+    return tuple(getattr(experiment, name) for name in names)
+
+
+def _together(group: Sequence[Experiment]) -> Experiment:
+    """One experiment with the metrics of all; days are chosen afterwards."""
+    metrics = {metric.name: metric for metric in group[0].metrics}
+    for experiment in group[1:]:
+        for metric in experiment.metrics:
+            known = metrics.setdefault(metric.name, replace(metric, role="info"))
+            chosen = {"role": "info", "rope": None, "rope_abs": None, "margin": None, "margin_abs": None, "direction": "increase"}
+            if replace(known, **chosen) != replace(metric, **chosen):  # type: ignore[arg-type]  # names of its own fields
+                raise SpecError(
+                    f"metric {metric.name!r} means one thing in experiment {group[0].name!r} and another in {experiment.name!r}; in one scan a name has one meaning. Give one of them another name, or define it in the catalogue."
+                )
+    dated = bool(group[0].exposed_at)
+    return replace(
+        group[0],
+        name=f"{group[0].name} and {len(group) - 1} more" if len(group) > 1 else group[0].name,
+        metrics=tuple(metrics.values()),
+        start=None if dated else group[0].start,
+        end=None if dated else group[0].end,
+    )
+
+
+def _own_part(experiment: Experiment, reduced: Reduced, source: Source) -> Reduced:
+    own: BoolArray = reduced.experiment == experiment.name
+    if experiment.exposed_at and experiment.start and experiment.end:
+        first, last = np.datetime64(experiment.start, "D"), np.datetime64(experiment.end, "D")
+        own = own & (reduced.cells.day >= first) & (reduced.cells.day <= last)
+    if not own.any():
+        raise EmptyCohortError(f"{source.name} for experiment {experiment.name!r}")
+    names = [metric.name for metric in experiment.metrics]
+    cells = reduced.cells.where(own, names)
+    odd: Mapping[str, int] = {name: n for name, n in reduced.odd.items() if name in names}
+    return Reduced(cells, reduced.experiment[own], None, reduced.crossed[own], odd)

@@ -1,324 +1,363 @@
-"""One statement per source: rows in, cells out."""
+"""Units in, cells out: pilot, statement, histograms, and again with masks or better shifts for the metrics that need them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import reduce as fold
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from expnb.cohorts.sources import Engine, ask
-from expnb.errors import (
-    ArmsError,
-    CohortError,
-    ColumnNotFoundError,
-    EmptyCohortError,
-    MetricValuesError,
-    NullArmError,
-    UnitError,
+from expnb.cohorts.engine import ask
+from expnb.cohorts.sources import Source
+from expnb.cohorts.statement import (
+    MAX_CELLS,
+    Shifts,
+    bins_statement,
+    cells_statement,
+    keys_of,
+    sample_statement,
 )
-from expnb.spec.experiment import ROW_UNIT, Experiment
-from expnb.spec.metric import Metric
-from expnb.stats.cells import Cells, MetricCells
-from expnb.stats.checks import Check, lost_by_arm, outlier, sample_ratio, unusable_values
-from expnb.stats.moments import EMPTY, Moments
+from expnb.cohorts.units import Measure, Units
+from expnb.errors import CohortError, EmptyCohortError, MetricValuesError
+from expnb.spec.experiment import Experiment
+from expnb.stats.arrays import FloatArray, IntArray, TextArray
+from expnb.stats.bins import Bins
+from expnb.stats.cells import Cells, Logs, MetricCells
+from expnb.stats.joint import Joint
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
     import pyarrow as pa
 
 PILOT_ROWS = 1000
-MISSING_SEGMENT = "(none)"
-# Beyond this, sums around the shift have lost half of their digits.
-SHIFT_TOO_FAR = 1e6
+# Beyond this many squared standard deviations sums around the shift have lost three of their sixteen digits.
+SHIFT_TOO_FAR = 1e3
+Key = tuple[object, ...]
 
 
-def reduce(experiment: Experiment, table: ir.Table, engine: Engine, source: str) -> Cells:
-    """Cells of a table: the additive statistics of every metric per variant x segment x day.
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """What the statements gave: cells, and what only the checks read.
 
     Parameters
     ----------
-    experiment : Experiment
-    table : ibis Table
-        One row per unit; its columns have been checked.
-    engine : Engine
-        Runs the statement where the data is.
-    source : str
-        Name of the source, for display.
+    cells : Cells
+        Of all experiments in the statement, one after the other.
+    experiment : ndarray of str, shape (cell,)
+        Name of the experiment; empty where the table holds only one.
+    sample : Sample or None
+        Units that were looked at more closely; None where every unit is one row by construction, or the engine has no hashes.
+    crossed : ndarray of int, shape (cell,)
+        Units seen in two arms, where rows were summed to units.
+    odd : mapping of str to int
+        Values of a share that are neither 0 nor 1, by metric; at least 1 where there are any.
+    """
+
+    cells: Cells
+    experiment: TextArray
+    sample: Sample | None
+    crossed: IntArray
+    odd: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Hashes of one unit in 256, with arm and experiment; one entry per row.
+
+    Parameters
+    ----------
+    unit : ndarray of int, shape (row,)
+    arm, experiment : ndarray of str, shape (row,)
+    """
+
+    unit: IntArray
+    arm: TextArray
+    experiment: TextArray
+
+
+def reduce(experiment: Experiment, units: Units, source: Source) -> Reduced:
+    """Cells of a unit table: the additive statistics of every metric per variant x segment x day.
 
     Raises
     ------
-    EmptyCohortError, ArmsError, NullArmError, UnitError, MetricValuesError
-        Before any effect is computed.
+    EmptyCohortError
+        If there is no row.
+    CohortError
+        If the segments have so many values that a cell is no statistic any more.
+    MetricValuesError
+        If the squares of a metric are too large for a number.
     """
-    check_units(experiment, table, engine, source)
-    shifts = _pilot(experiment, table, engine)
-    rows = ask(engine, _statement(experiment, table, shifts))
-    far = _far_shifts(experiment, rows, shifts)
-    if far:
-        shifts |= far
-        rows = ask(engine, _statement(experiment, table, shifts))
-    _check_arms(experiment, rows)
-    cells = _cells(experiment, rows, shifts, source)
-    checks = tuple(_checks(experiment, cells))
-    return Cells(cells.variant, cells.segments, cells.day, cells.n, cells.metrics, checks, source)
+
+    def run(statement: ir.Table) -> pa.Table:
+        return ask(source.engine, statement, cost=experiment.cost, what=experiment.name)
+
+    shifts, gaps = _pilot(units, run)
+    # Whether a unit is late is a mask of its own; in grouped tables a missing value is common.
+    masked = [one for one in units.measures if one.immature or gaps & {one.value, one.other, one.covariate}]
+    complete = [one for one in units.measures if one not in masked]
+    rows = run(cells_statement(units, shifts, complete, masked))
+    _check_size(experiment, rows, source)
+    keys = _key_rows(units, rows)
+    columns = {one.metric.name: _complete_cells(rows, one, shifts) for one in complete}
+    columns |= {one.metric.name: _masked_cells(rows, one, shifts, number) for number, one in enumerate(masked)}
+    odd = _odd(rows, complete, masked)
+    again = [one for one in complete if not _was_complete(columns[one.metric.name], rows, one)]
+    better = _better_shifts(units.measures, columns, shifts)
+    again += [
+        one
+        for one in units.measures
+        if one not in again and better.keys() & {one.value, one.other, one.covariate}
+    ]
+    if again:
+        shifts = {**shifts, **better}
+        more = run(cells_statement(units, shifts, [], again))
+        order = _order(_key_rows(units, more), keys)
+        more = more.take(order)
+        columns |= {one.metric.name: _masked_cells(more, one, shifts, number) for number, one in enumerate(again)}
+        odd |= _odd(more, [], again)
+    places = {key: place for place, key in enumerate(keys)}
+    for one in units.measures:
+        column = columns[one.metric.name]
+        if not np.isfinite(column.s2).all():
+            raise MetricValuesError(
+                one.metric.name,
+                f"values reach {np.nanmax(np.abs([column.low, column.high])):.3g}, and their squares are too large for a number. Change the unit, or set such values to empty where the data is made.",
+            )
+        if one.binned:
+            found = run(bins_statement(units, one, column.shift))
+            columns[one.metric.name] = replace(column, bins=_bins(units, found, places))
+    cells = _cells(experiment, units, rows, columns, source)
+    return Reduced(
+        cells=cells,
+        experiment=_texts(rows, "experiment") if "experiment" in rows.column_names else np.full(rows.num_rows, ""),
+        sample=_sample(run(sample_statement(units))) if _can_sample(units, source) else None,
+        crossed=_integers(rows, "broken_crossed") if units.grouped else np.zeros(rows.num_rows, dtype=np.int64),
+        odd=odd,
+    )
 
 
-def check_units(experiment: Experiment, table: ir.Table, engine: Engine, source: str) -> None:
-    """Refuse a table without rows, and one whose rows are not one per unit.
+def _can_sample(units: Units, source: Source) -> bool:
+    import ibis.expr.operations as ops  # noqa: PLC0415 - 0.8 s, only when rows are needed
 
-    Raises
-    ------
-    EmptyCohortError, UnitError
+    return not units.grouped and "unit" in units.table.columns and bool(source.engine.has_operation(ops.Hash))
+
+
+def _check_size(experiment: Experiment, rows: pa.Table, source: Source) -> None:
+    if rows.num_rows == 0:
+        raise EmptyCohortError(source.name)
+    if rows.num_rows > MAX_CELLS:
+        raise CohortError(
+            f"the segments {list(experiment.segments)} with arms and days make more than {MAX_CELLS:,} cells; a segment is a column with few values. Leave out the one that holds ids, or group its values where the data is made."
+        )
+
+
+# --- pilot and shifts -------------------------------------------------------------------------
+
+
+def _pilot(units: Units, run: Callable[[ir.Table], pa.Table]) -> tuple[dict[str, float], set[str]]:
+    """A constant near each mean from the first units, by column, and the columns in which some of them have no usable value.
+
+    Shares count from 0, which keeps them whole numbers. Summed rows have no cheap first units: they start from 0, and are done again where that is far off.
     """
-    if experiment.unit == ROW_UNIT:
-        if _scalar(engine, table.count()) == 0:
-            raise EmptyCohortError(source)
-        return
-    unit = table[experiment.unit]
-    found = ask(
-        engine, table.aggregate(rows=table.count(), units=unit.nunique(), null=unit.isnull().sum())
-    ).to_pylist()[0]
-    if found["rows"] == 0:
-        raise EmptyCohortError(source)
-    if found["null"]:
-        raise UnitError(
-            f"{found['null']:,} rows have no value in the unit column {experiment.unit!r}; every row needs the unit that was randomised. Find out where the ids were lost."
-        )
-    if found["units"] < found["rows"]:
-        arms = table.group_by(one_unit=table[experiment.unit]).aggregate(
-            unit_arms=table[experiment.variant].nunique(), unit_rows=table.count()
-        )
-        seen = ask(
-            engine, arms.aggregate(repeated=(arms.unit_rows > 1).sum(), crossed=(arms.unit_arms > 1).sum())
-        ).to_pylist()[0]
-        crossed = f", {seen['crossed']:,} of them in two arms" if seen["crossed"] else ""
-        raise UnitError(
-            f"{seen['repeated']:,} units of column {experiment.unit!r} occur more than once{crossed} ({found['rows']:,} rows, {found['units']:,} units); "
-            'a cohort has one row per unit. Sum each unit to one row, or set unit = "row" if each row was randomised by itself.'
-        )
+    shares = {one.value for one in units.measures if one.is_share}
+    wanted = [name for one in units.measures for name in (one.value, one.other, one.covariate) if name]
+    wanted = list(dict.fromkeys(wanted))
+    if units.grouped:
+        return dict.fromkeys(wanted, 0.0), set(wanted)
+    rows = run(units.table.select(wanted).limit(PILOT_ROWS))
+    shifts, gaps = {}, set()
+    for name in wanted:
+        values = rows.column(name).cast("float64", safe=False).to_numpy()
+        finite = values[np.isfinite(values)]
+        shifts[name] = 0.0 if name in shares or not finite.size else rounded(float(finite.mean()), float(finite.std()))
+        if finite.size < values.size:
+            gaps.add(name)
+    return shifts, gaps
 
 
-def _statement(experiment: Experiment, table: ir.Table, shifts: Mapping[str, float]) -> ir.Table:
-    keys = {"variant": table[experiment.variant].cast("string")}
-    keys |= {f"segment_{name}": table[name].cast("string").fill_null(MISSING_SEGMENT) for name in experiment.segments}
-    if experiment.exposed_at:
-        keys["day"] = table[experiment.exposed_at].cast("date")
-    sums: dict[str, ir.Scalar] = {"n": table.count()}
-    for number, metric in enumerate(experiment.metrics):
-        sums |= {
-            f"{name}_{number}": value
-            for name, value in _sums(table[metric.column], shifts[metric.name], metric).items()
-        }
-    return table.group_by(**keys).aggregate(**sums)
+def rounded(mean: float, spread: float) -> float:
+    """A mean to few digits, but within an eighth of a spread."""
+    if not spread > 0:
+        return mean
+    step = 2.0 ** (math.floor(math.log2(spread)) - 3)
+    return round(mean / step) * step
 
 
-def _sums(column: ir.Column, shift: float, metric: Metric) -> dict[str, ir.Scalar]:
-    """Sums of one metric. Values are cleaned inside the aggregates: engines order NaN differently and prune rows by it."""
-    import ibis  # noqa: PLC0415 - 0.8 s, only when rows are needed
-
-    raw = column.cast("float64")
-    nan, infinite = raw.isnan().fill_null(False), raw.isinf().fill_null(False)
-    value = ibis.cases((nan | infinite, ibis.null("float64")), else_=raw)
-    gap = value - ibis.literal(shift, "float64")
-    sums = {
-        "ok": value.count(),
-        "null": column.isnull().sum(),
-        "nan": nan.sum(),
-        "infinite": infinite.sum(),
-        "s1": gap.sum(),
-        "s2": (gap * gap).sum(),
-        "low": value.min(),
-        "high": value.max(),
-    }
-    if metric.kind == "conversion":
-        sums["other"] = ((value != 0) & (value != 1)).sum()
-    return sums
+def _better_shifts(
+    measures: Sequence[Measure], columns: Mapping[str, MetricCells], shifts: Shifts
+) -> dict[str, float]:
+    """By column: a shift that lies far from the mean of a cell, in standard deviations of that cell, is replaced."""
+    better = {}
+    for one in measures:
+        cells = columns[one.metric.name]
+        parts = [(one.value, cells.s1, cells.s2)] if not one.is_share else []
+        parts += [(one.other, cells.denominator.s1, cells.denominator.s2)] if cells.denominator else []
+        parts += [(one.covariate, cells.covariate.s1, cells.covariate.s2)] if cells.covariate else []
+        for name, s1, s2 in parts:
+            found = _better(shifts[name], cells.n_ok, s1, s2)
+            if found is not None:
+                better[name] = found
+    return better
 
 
-def _pilot(experiment: Experiment, table: ir.Table, engine: Engine) -> dict[str, float]:
-    """A pinned constant near each mean, from the first rows; conversions count from 0, which keeps them whole numbers."""
-    means = [metric for metric in experiment.metrics if metric.kind == "mean"]
-    shifts = {metric.name: 0.0 for metric in experiment.metrics}
-    if not means:
-        return shifts
-    columns = list(dict.fromkeys(metric.column for metric in means))
-    rows = ask(engine, table.select(columns).limit(PILOT_ROWS))
-    for metric in means:
-        values = rows.column(metric.column).to_pandas().astype("float64").to_numpy()
-        values = values[np.isfinite(values)]
-        if values.size:
-            shifts[metric.name] = float(f"{values.mean():.3g}")
-    return shifts
+def _better(shift: float, n: IntArray, s1: FloatArray, s2: FloatArray) -> float | None:
+    gap = s1 / np.maximum(n, 1)
+    variance = np.maximum(s2 / np.maximum(n, 1) - gap**2, 0.0)
+    with np.errstate(invalid="ignore"):
+        lost = (gap**2 > SHIFT_TOO_FAR * variance) & (np.abs(gap) > 1e-9 * abs(shift)) & (n > 1) & np.isfinite(gap)
+    return shift + float(np.average(gap[lost], weights=n[lost])) if lost.any() else None
 
 
-def _far_shifts(experiment: Experiment, rows: pa.Table, shifts: Mapping[str, float]) -> dict[str, float]:
-    """Better shifts for metrics whose pilot lies far from the mean of a cell, in standard deviations of that cell."""
-    far = {}
-    for number, metric in enumerate(experiment.metrics):
-        if metric.kind != "mean":
-            continue
-        n, s1, s2 = (np.nan_to_num(_numbers(rows, f"{name}_{number}")) for name in ("ok", "s1", "s2"))
-        gap = s1 / np.maximum(n, 1)
-        variance = np.maximum(s2 / np.maximum(n, 1) - gap**2, 0.0)
-        shift = shifts[metric.name]
-        lost = (gap**2 > SHIFT_TOO_FAR * variance) & (np.abs(gap) > 1e-9 * abs(shift))
-        if lost.any():
-            far[metric.name] = shift + float(np.average(gap[lost], weights=n[lost]))
-    return far
+# --- rows to cells ----------------------------------------------------------------------------
 
 
-def _cells(experiment: Experiment, rows: pa.Table, shifts: Mapping[str, float], source: str) -> Cells:
-    size = rows.num_rows
+def _cells(
+    experiment: Experiment, units: Units, rows: pa.Table, columns: Mapping[str, MetricCells], source: Source
+) -> Cells:
     days = (
         rows.column("day").to_numpy(zero_copy_only=False).astype("datetime64[D]")
-        if experiment.exposed_at
-        else np.full(size, np.datetime64("NaT", "D"))
+        if "day" in rows.column_names
+        else np.full(rows.num_rows, np.datetime64("NaT", "D"))
     )
     return Cells(
-        variant=_texts(rows, "variant"),
-        segments={name: _texts(rows, f"segment_{name}") for name in experiment.segments},
+        variant=_texts(rows, "arm"),
+        segments={name: _texts(rows, f"segment_{number}") for number, name in enumerate(experiment.segments)},
         day=days,
         n=_integers(rows, "n"),
-        metrics={
-            metric.name: _metric_cells(rows, number, metric, shifts[metric.name])
-            for number, metric in enumerate(experiment.metrics)
-        },
+        metrics={one.metric.name: columns[one.metric.name] for one in units.measures},
         checks=(),
-        source=source,
+        source=source.name,
+        broken={part.name: _integers(rows, f"broken_expect_{number}") for number, part in enumerate(experiment.expect)},
+        epochs=tuple(epoch.start for epoch in experiment.epochs),
     )
 
 
-def _metric_cells(rows: pa.Table, number: int, metric: Metric, shift: float) -> MetricCells:
-    cells = MetricCells(
+def _complete_cells(rows: pa.Table, one: Measure, shifts: Shifts) -> MetricCells:
+    n, ok = _integers(rows, "n"), _integers(rows, f"ok_{one.value}")
+    none = np.zeros_like(n)
+
+    def joint(name: str) -> Joint | None:
+        if not name:
+            return None
+        sums = (_sums(rows, f"{part}_{name}") for part in ("s1", "s2", f"cross_{one.value}"))
+        return Joint(shifts[name], n - _integers(rows, f"ok_{name}"), *sums)
+
+    return MetricCells(
+        shift=shifts[one.value],
+        n_ok=ok,
+        n_null=n - ok,
+        n_nan=none,
+        n_infinite=none,
+        n_immature=none,
+        s1=_sums(rows, f"s1_{one.value}"),
+        s2=_sums(rows, f"s2_{one.value}"),
+        low=_numbers(rows, f"low_{one.value}") + shifts[one.value],
+        high=_numbers(rows, f"high_{one.value}") + shifts[one.value],
+        logs=_logs(rows, one.value) if one.logs else None,
+        denominator=joint(one.other),
+        covariate=joint(one.covariate),
+        q=one.metric.q,
+    )
+
+
+def _was_complete(cells: MetricCells, rows: pa.Table, one: Measure) -> bool:
+    """Whether sums without a mask are the right ones: all finite, and of a pair every value there."""
+    finite = [cells.s1, cells.s2]
+    pairs = [part for part in (cells.denominator, cells.covariate) if part]
+    finite += [part for pair in pairs for part in (pair.s1, pair.s2, pair.cross)]
+    if not all(np.isfinite(part).all() for part in finite):
+        return False
+    if one.is_share and _outside(cells):
+        return False
+    return not pairs or (not cells.n_null.any() and not any(pair.n_missing.any() for pair in pairs))
+
+
+def _outside(cells: MetricCells) -> bool:
+    """Whether some value of a share is surely neither 0 nor 1: those are 0 or 1 whose squares add up to their sum."""
+    low, high = np.nan_to_num(cells.low, nan=0.0), np.nan_to_num(cells.high, nan=1.0)
+    return bool(((low < 0) | (high > 1) | (cells.s1 != cells.s2)).any())
+
+
+def _masked_cells(rows: pa.Table, one: Measure, shifts: Shifts, number: int) -> MetricCells:
+    own = f"m{number}"
+    n, ok, shift = _integers(rows, "n"), _integers(rows, f"ok_{own}"), shifts[one.value]
+
+    def joint(part: str, name: str) -> Joint | None:
+        if not name:
+            return None
+        sums = (_sums(rows, f"{part}_{what}_{own}") for what in ("s1", "s2", "cross"))
+        return Joint(shifts[name], ok - _integers(rows, f"{part}_ok_{own}"), *sums)
+
+    return MetricCells(
         shift=shift,
-        n_ok=_integers(rows, f"ok_{number}"),
-        n_null=_integers(rows, f"null_{number}"),
-        n_nan=_integers(rows, f"nan_{number}"),
-        n_infinite=_integers(rows, f"infinite_{number}"),
-        s1=np.nan_to_num(_numbers(rows, f"s1_{number}")),
-        s2=np.nan_to_num(_numbers(rows, f"s2_{number}")),
-        low=_numbers(rows, f"low_{number}"),
-        high=_numbers(rows, f"high_{number}"),
+        n_ok=ok,
+        n_null=n - _integers(rows, f"present_{own}"),
+        n_nan=_integers(rows, f"nan_{own}"),
+        n_infinite=_integers(rows, f"infinite_{own}"),
+        n_immature=_integers(rows, f"late_{own}") if one.immature else np.zeros_like(n),
+        s1=_sums(rows, f"s1_{own}"),
+        s2=_sums(rows, f"s2_{own}"),
+        low=_numbers(rows, f"low_{own}") + shift,
+        high=_numbers(rows, f"high_{own}") + shift,
+        logs=_logs(rows, own) if one.logs else None,
+        denominator=joint("other", one.other),
+        covariate=joint("covariate", one.covariate),
+        q=one.metric.q,
     )
-    if not cells.n_ok.sum():
-        raise MetricValuesError(
-            metric.name, f"column {metric.column!r} has no usable value in any row. Check how the column is filled."
-        )
-    if metric.kind == "conversion":
-        other = int(_integers(rows, f"other_{number}").sum())
-        if other:
-            raise MetricValuesError(
-                metric.name,
-                f"{other:,} values of column {metric.column!r} are neither 0 nor 1; "
-                'a conversion is 0 or 1 per unit. Use kind = "mean", or make it 0 or 1.',
-            )
-    return cells
 
 
-def _check_arms(experiment: Experiment, rows: pa.Table) -> None:
-    found = rows.column("variant").to_pylist()
-    lost = sum(n for name, n in zip(found, _integers(rows, "n").tolist(), strict=True) if name is None)
-    if lost:
-        raise NullArmError(experiment.variant, lost)
-    if set(found) != set(experiment.variants):
-        raise ArmsError(experiment.variant, sorted(set(found)), list(experiment.weights))
+def _odd(rows: pa.Table, complete: Sequence[Measure], masked: Sequence[Measure]) -> dict[str, int]:
+    found = {one.metric.name: 0 for one in complete if one.is_share}
+    return found | {
+        one.metric.name: int(_integers(rows, f"odd_m{number}").sum())
+        for number, one in enumerate(masked)
+        if one.is_share
+    }
 
 
-def _checks(experiment: Experiment, cells: Cells) -> list[Check]:
-    checks = [sample_ratio({name: cells.count(name) for name in experiment.variants}, experiment.weights)]
-    undated = int(cells.n[np.isnat(cells.day)].sum()) if experiment.exposed_at else 0
-    if undated:
-        checks.append(
-            Check(
-                "exposed_at",
-                undated / cells.units,
-                "warn",
-                f"{undated:,} units have no value in {experiment.exposed_at!r} and belong to no day.",
-            )
-        )
-    for metric in experiment.metrics:
-        column = cells.metrics[metric.name]
-        found = unusable_values(
-            metric.name,
-            null=int(column.n_null.sum()),
-            nan=int(column.n_nan.sum()),
-            infinite=int(column.n_infinite.sum()),
-            total=cells.units,
-        )
-        by_arm = {name: int(column.n_ok[cells.variant == name].sum()) for name in experiment.variants}
-        units = {name: cells.count(name) for name in experiment.variants}
-        uneven = lost_by_arm(metric.name, {name: units[name] - n for name, n in by_arm.items()}, units)
-        checks += [check for check in (found, uneven) if check]
-        if metric.kind == "mean":
-            checks += _outliers(experiment, cells, metric)
-    return checks
+def _logs(rows: pa.Table, name: str) -> Logs:
+    return Logs(_integers(rows, f"log_n_{name}"), _sums(rows, f"log_s1_{name}"), _sums(rows, f"log_s2_{name}"))
 
 
-def _outliers(experiment: Experiment, cells: Cells, metric: Metric) -> list[Check]:
-    found = []
-    for variant in experiment.variants:
-        chosen = np.flatnonzero(cells.variant == variant)
-        moments: Moments = fold(
-            Moments.__add__, (cells.metrics[metric.name].moments(int(cell)) for cell in chosen), EMPTY
-        )
-        if moments.n:
-            farthest = max(moments.low, moments.high, key=lambda value: abs(value - moments.mean))
-            found.append(outlier(metric.name, value=farthest, mean=moments.mean, m2=moments.m2))
-    return [check for check in found if check]
-
-
-def check_columns(experiment: Experiment, table: ir.Table) -> None:
-    """Refuse a table whose columns cannot hold what the experiment asks for.
-
-    Raises
-    ------
-    ColumnNotFoundError, UnitError, MetricValuesError, CohortError
-    """
-    schema = table.schema()
-    folded = [name.casefold() for name in schema.names]
-    twins = [name for name in schema.names if folded.count(name.casefold()) > 1]
-    if twins:
+def _order(found: Sequence[Key], wanted: Sequence[Key]) -> list[int]:
+    """Positions of the wanted keys among those found."""
+    place = {key: number for number, key in enumerate(found)}
+    if place.keys() != set(wanted):
         raise CohortError(
-            f"columns {twins} differ only in upper and lower case; engines take one for the other. Rename one of them."
+            "the data changed while they were read: two statements found different arms, segments or days. Read them again."
         )
-    wanted = [experiment.variant, *experiment.segments, *(metric.column for metric in experiment.metrics)]
-    wanted += [experiment.exposed_at] if experiment.exposed_at else []
-    wanted += [experiment.unit] if experiment.unit != ROW_UNIT else []
-    for name in wanted:
-        if name not in schema.names:
-            raise ColumnNotFoundError(name, schema.names)
-    for metric in experiment.metrics:
-        dtype = schema[metric.column]
-        if not (dtype.is_numeric() or dtype.is_boolean()):
-            raise MetricValuesError(
-                metric.name, f"column {metric.column!r} holds {dtype}, not numbers. Convert it, or name another column."
-            )
-    if experiment.unit != ROW_UNIT and (schema[experiment.unit].is_floating() or schema[experiment.unit].is_decimal()):
-        raise UnitError(
-            f"unit column {experiment.unit!r} holds decimal numbers ({schema[experiment.unit]}); an id is text or a whole number, because 7 and 7.0 would hash to different variants. "
-            "Cast it to integer or text where the data is made."
-        )
-    if experiment.exposed_at and not (
-        schema[experiment.exposed_at].is_timestamp() or schema[experiment.exposed_at].is_date()
-    ):
-        raise CohortError(
-            f"column {experiment.exposed_at!r} holds {schema[experiment.exposed_at]}, not times; days cannot be counted. Convert it to a timestamp or a date."
-        )
+    return [place[key] for key in wanted]
 
 
-def _scalar(engine: Engine, expr: ir.Scalar) -> int:
-    return int(ask(engine, expr).as_py())
+def _bins(units: Units, found: pa.Table, places: Mapping[Key, int]) -> Bins:
+    cell = np.array([places[key] for key in _key_rows(units, found)], dtype=np.int64)
+    return Bins(cell, _integers(found, "bin"), _integers(found, "n"), _numbers(found, "s1"), _numbers(found, "s2"))
 
 
-def _numbers(rows: pa.Table, name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _key_rows(units: Units, rows: pa.Table) -> list[tuple[object, ...]]:
+    return list(zip(*(rows.column(name).to_pylist() for name in keys_of(units)), strict=True))
+
+
+def _sample(rows: pa.Table) -> Sample:
+    experiments = _texts(rows, "experiment") if "experiment" in rows.column_names else np.full(rows.num_rows, "")
+    return Sample(rows.column("unit_hash").to_numpy().astype(np.int64), _texts(rows, "arm"), experiments)
+
+
+def _numbers(rows: pa.Table, name: str) -> FloatArray:
     return np.asarray(rows.column(name).to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
-def _integers(rows: pa.Table, name: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _sums(rows: pa.Table, name: str) -> FloatArray:
+    """A column of sums; an engine's sum of nothing is NULL and means 0, a sum that is NaN stays one."""
+    column = rows.column(name)
+    return np.asarray(column.fill_null(0.0).to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def _integers(rows: pa.Table, name: str) -> IntArray:
     return np.nan_to_num(_numbers(rows, name)).astype(np.int64)
 
 
-def _texts(rows: pa.Table, name: str) -> np.ndarray[tuple[int], np.dtype[np.str_]]:
+def _texts(rows: pa.Table, name: str) -> TextArray:
     return np.array([str(value) for value in rows.column(name).to_pylist()], dtype=np.str_)

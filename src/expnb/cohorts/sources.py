@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from glob import glob, has_magic
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
+from expnb.cohorts.engine import NO_LIMIT, Engine, unreadable
 from expnb.errors import PathNotFoundError, SourceError
+from expnb.spec.experiment import Cost
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
     import pyarrow as pa
 
 
-class Engine(Protocol):
-    """What runs a query: an Ibis backend."""
-
-    def to_pyarrow(self, expr: ir.Expr) -> pa.Table:
-        """The result of a query."""
-
-
 READERS = {".parquet": "read_parquet", ".pq": "read_parquet", ".csv": "read_csv", ".gz": "read_csv", ".tsv": "read_csv"}
 
 
-def bind(source: object, *, timezone: str) -> tuple[ir.Table, Engine, str]:
-    """The table of a source, the engine that runs queries on it, and its name for display.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Rows, as a table that is not read yet.
+
+    Parameters
+    ----------
+    table : ibis Table
+    engine : Engine
+        Runs queries on the table.
+    name : str
+        For display; holds no credentials.
+    files : tuple of str
+        The files of a path or glob; empty for anything else.
+    """
+
+    table: ir.Table
+    engine: Engine
+    name: str
+    files: tuple[str, ...] = ()
+
+
+def bind(source: object, *, timezone: str, cost: Cost = NO_LIMIT) -> Source:
+    """The table of a source, and the engine that runs queries on it.
 
     Parameters
     ----------
@@ -46,7 +63,7 @@ def bind(source: object, *, timezone: str) -> tuple[ir.Table, Engine, str]:
     import ibis.expr.types as ir  # noqa: PLC0415 - 0.8 s, only when rows are needed
 
     if isinstance(source, ir.Table):
-        return source, cast("Engine", source.get_backend()), f"Ibis table {_table_name(source)}"
+        return Source(source, cast("Engine", source.get_backend()), f"Ibis table {_table_name(source)}")
     return _bind_frame(source, timezone)
 
 
@@ -62,29 +79,7 @@ def duckdb_engine(timezone: str) -> object:
     return engine
 
 
-def ask(engine: Engine, expr: ir.Expr) -> pa.Table:
-    """The result of a query.
-
-    Raises
-    ------
-    SourceError
-        If the engine cannot read the data; the message holds its own words.
-    """
-    import duckdb  # noqa: PLC0415 - 0.2 s, only when rows are needed
-    from ibis.common.exceptions import IbisError  # noqa: PLC0415
-
-    try:
-        return engine.to_pyarrow(expr)
-    except (duckdb.Error, IbisError) as error:
-        raise unreadable(error) from error
-
-
-def unreadable(error: Exception) -> SourceError:
-    """The first line of an engine's complaint, as a sentence of ours."""
-    return SourceError(f"the data cannot be read: {str(error).strip().splitlines()[0]} Check the file or the query.")
-
-
-def _bind_path(path: str, timezone: str) -> tuple[ir.Table, Engine, str]:
+def _bind_path(path: str, timezone: str) -> Source:
     files = sorted(glob(path)) if has_magic(path) else [path]  # noqa: PTH207 - a pattern, not a folder
     if not files or not Path(files[0]).is_file():
         folder = Path(path).parent
@@ -99,12 +94,12 @@ def _bind_path(path: str, timezone: str) -> tuple[ir.Table, Engine, str]:
 
     engine = duckdb_engine(timezone)
     try:
-        return getattr(engine, reader)(files), cast("Engine", engine), Path(path).name
+        return Source(getattr(engine, reader)(files), cast("Engine", engine), Path(path).name, tuple(files))
     except duckdb.Error as error:
         raise unreadable(error) from error
 
 
-def _bind_frame(source: object, timezone: str) -> tuple[ir.Table, Engine, str]:
+def _bind_frame(source: object, timezone: str) -> Source:
     import ibis  # noqa: PLC0415 - 0.8 s, only when rows are needed
 
     kind = f"{type(source).__module__.partition('.')[0]}.{type(source).__name__}"
@@ -118,7 +113,7 @@ def _bind_frame(source: object, timezone: str) -> tuple[ir.Table, Engine, str]:
         raise SourceError(
             f"a cohort cannot be made from a {kind}; pass a parquet or CSV path, a pandas, Polars or Arrow frame, a DuckDB relation or an Ibis table."
         )
-    return ibis.memtable(source), cast("Engine", duckdb_engine(timezone)), f"{kind} in memory"
+    return Source(ibis.memtable(source), cast("Engine", duckdb_engine(timezone)), f"{kind} in memory")
 
 
 def _arrow(frame: object) -> pa.Table:

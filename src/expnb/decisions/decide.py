@@ -14,6 +14,7 @@ from expnb.decisions.rules import (
     guardrail_rule,
     harm_rule,
     quality_rules,
+    sample_ratio_check,
     sample_ratio_rule,
     ship_rules,
     units_rule,
@@ -24,7 +25,7 @@ from expnb.posterior.effect import Effect
 from expnb.posterior.posterior import Posterior
 from expnb.spec.experiment import Experiment
 from expnb.spec.flag import Exposure, FlagState
-from expnb.stats.checks import SAMPLE_RATIO_WARN
+from expnb.stats.checks import Check
 
 
 def decide(
@@ -38,7 +39,7 @@ def decide(
     posterior : Posterior
         Of this experiment.
     flag : FlagState
-        As it is now; its real weights are used for the sample ratio.
+        As it is now; its real weights are used for the sample ratio, unless the experiment names epochs.
     looks : int
         Looks so far, this one included; 1 for the first.
     now : datetime
@@ -58,7 +59,8 @@ def decide(
     _check(experiment, posterior, flag, looks, now)
     effects = goal_and_guardrails(experiment, posterior)
     best = _best_treatment(experiment, effects)
-    rules = _ask(experiment, posterior, effects, best, flag, looks, now)
+    ratio = sample_ratio_check(experiment, posterior, flag.exposure.weights)
+    rules = _ask(experiment, posterior, effects, best, flag, ratio, looks, now)
     if carried:
         rules.append(used_data_rule(posterior))
     action, reasons = _act(experiment, rules, flag)
@@ -75,7 +77,7 @@ def decide(
         variant=best.variant,
         reasons=tuple(reasons),
         rules=tuple(rules),
-        notes=tuple(_notes(posterior, effects, rules, reasons)),
+        notes=tuple(_notes(posterior, effects, ratio, reasons)),
         flag=flag,
         to=to,
         looks=looks,
@@ -120,6 +122,7 @@ def _ask(
     effects: Sequence[Effect],
     best: Effect,
     flag: FlagState,
+    ratio: Check | None,
     looks: int,
     now: datetime,
 ) -> list[Rule]:
@@ -128,8 +131,8 @@ def _ask(
     guardrails = [effect for effect in effects if effect.role == "guardrail"]
     return [
         *(harm_rule(effect, policy, looks) for effect in effects),
-        sample_ratio_rule(posterior.counts, flag.exposure.weights, looks),
-        units_rule(posterior.counts, effects, policy),
+        sample_ratio_rule(ratio),
+        units_rule(posterior.counts, effects, policy, min_cell=experiment.min_cell),
         *quality_rules(posterior.checks),
         *(guardrail_rule(effect, policy, flag.exposure.enrolled) for effect in guardrails),
         days_rule(posterior, policy, now),
@@ -208,14 +211,11 @@ def _held_too_long(experiment: Experiment, flag: FlagState, now: datetime) -> bo
     )
 
 
-def _notes(posterior: Posterior, effects: Sequence[Effect], rules: Sequence[Rule], reasons: Sequence[str]) -> list[str]:
+def _notes(posterior: Posterior, effects: Sequence[Effect], ratio: Check | None, reasons: Sequence[str]) -> list[str]:
     """Warnings of quality checks and notes of effects that are not reasons already."""
     warned = [check.sentence for check in posterior.checks if check.outcome != "ok" and check.name != "sample_ratio"]
-    warned += [
-        rule.sentence
-        for rule in rules
-        if rule.name == "sample_ratio" and rule.value is not None and rule.value < SAMPLE_RATIO_WARN
-    ]
+    if ratio and ratio.outcome != "ok":
+        warned.append(ratio.sentence)
     noted = [f"{effect.metric} under {effect.variant}: {effect.note}." for effect in effects if effect.note]
     return [note for note in (*warned, *noted) if note not in reasons]
 

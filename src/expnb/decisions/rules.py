@@ -11,7 +11,8 @@ from expnb.posterior.posterior import Posterior
 from expnb.spec.experiment import Experiment
 from expnb.spec.policy import Policy
 from expnb.stats.cells import ALL
-from expnb.stats.checks import SAMPLE_RATIO_BLOCK, Check, sample_ratio, spend
+from expnb.stats.checks import Check, count_of, spend
+from expnb.stats.sample_ratio import SAMPLE_RATIO_BLOCK, sample_ratio
 
 GUARDRAIL_EARLY = 0.5
 GUARDRAIL_LATE = 0.95
@@ -79,28 +80,62 @@ def guardrail_rule(effect: Effect, policy: Policy, enrolled: float) -> Rule:
     )
 
 
-def sample_ratio_rule(counts: Mapping[str, int], weights: Mapping[str, float], look: int) -> Rule:
-    """Whether the arms have the sizes that the flag's real weights promise."""
-    check = sample_ratio(counts, weights, look=look)
+def sample_ratio_check(experiment: Experiment, posterior: Posterior, weights: Mapping[str, float]) -> Check | None:
+    """The sample ratio by the weights that the flag really has.
+
+    Parameters
+    ----------
+    weights : mapping of str to float
+        Of the flag, as it is now.
+
+    Returns
+    -------
+    Check or None
+        Where weights changed (`[[epochs]]`), the cohort's own check by epoch, because units of all epochs together follow no weights; None where the cohort brought none.
+    """
+    if not experiment.epochs:
+        return sample_ratio([(posterior.counts, weights)], min_cell=experiment.min_cell)
+    return next((check for check in posterior.checks if check.name == "sample_ratio"), None)
+
+
+def sample_ratio_rule(check: Check | None) -> Rule:
+    """Whether the arms have the promised sizes, by a p-value that stays valid over any number of looks.
+
+    Parameters
+    ----------
+    check : Check, optional
+        As `sample_ratio_check` gives it.
+    """
+    if check is None:
+        return Rule(
+            name="sample_ratio",
+            value=None,
+            threshold=SAMPLE_RATIO_BLOCK,
+            outcome="unknown",
+            sentence="The sample ratio cannot be judged: the weights changed on the way (epochs), and these data carry no check by epoch. Load the cohort again.",
+        )
     return Rule(
         name="sample_ratio",
         value=check.value,
-        threshold=spend(SAMPLE_RATIO_BLOCK, look),
+        threshold=SAMPLE_RATIO_BLOCK,
         outcome="not met" if check.outcome == "block" else "met",
         sentence=check.sentence,
     )
 
 
-def units_rule(counts: Mapping[str, int], effects: Iterable[Effect], policy: Policy) -> Rule:
-    """Whether every arm has enough units for a step up, also after units without a value were left out."""
+def units_rule(counts: Mapping[str, int], effects: Iterable[Effect], policy: Policy, *, min_cell: int = 0) -> Rule:
+    """Whether every arm has enough units for a step up, also after units without a value were left out; numbers below `min_cell` are not shown."""
     sizes = [(n, name, "units") for name, n in counts.items()]
     for effect in effects:
         what = f"units with a value of {effect.metric}"
         sizes += [(effect.n_control, "control", what), (effect.n_treatment, effect.variant, what)]
     n, name, what = min(sizes, key=lambda size: size[0])
     outcome: Outcome = "met" if n >= policy.min_units else "unknown"
-    sentence = f"The smallest arm, {name}, has {n:,} {what} ({policy.min_units:,} needed)."
-    return Rule(name="min_units", variant=name, value=n, threshold=policy.min_units, outcome=outcome, sentence=sentence)
+    sentence = f"The smallest arm, {name}, has {count_of(n, what, min_cell=min_cell)} ({policy.min_units:,} needed)."
+    value = n if n >= min_cell else None
+    return Rule(
+        name="min_units", variant=name, value=value, threshold=policy.min_units, outcome=outcome, sentence=sentence
+    )
 
 
 def used_data_rule(posterior: Posterior) -> Rule:

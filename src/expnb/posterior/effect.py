@@ -36,6 +36,10 @@ class Effect:
 
     Parameters
     ----------
+    n_control, n_treatment : int
+        Units with a value; 0 where an arm has so few that nothing of it may be shown.
+    mean_control, mean_treatment : float
+        Raw; None, as all other figures, where one of the arms may not be shown.
     effect_abs, effect_rel : float
         Raw: treatment mean - control mean, and treatment mean / control mean - 1. The relative one is None, with the reason in `note`, where the control mean is not clearly positive.
     effect_abs_post, effect_rel_post : float
@@ -51,7 +55,7 @@ class Effect:
     p_best : float in [0, 1]
         Over all arms.
     p_value, ci_low, ci_high : float
-        Two-sided, pooled z (conversion) or Welch (mean), uncorrected; 95 % interval of the absolute effect.
+        Two-sided, pooled z (shares of independent units) or Welch (all others), uncorrected; 95 % interval of the absolute effect.
     scale : {"relative", "absolute"}
         Scale on which rope and margin were applied.
     note : str
@@ -67,9 +71,9 @@ class Effect:
     segment: str
     n_control: int
     n_treatment: int
-    mean_control: float
-    mean_treatment: float
-    effect_abs: float
+    mean_control: float | None
+    mean_treatment: float | None
+    effect_abs: float | None
     effect_rel: float | None
     effect_abs_post: float | None = None
     effect_rel_post: float | None = None

@@ -26,6 +26,7 @@ from expnb.stats.moments import Moments
 CLEARLY_POSITIVE = 5.0
 DISAGREEMENT_SD = 3.0
 FEW_UNITS = 200
+ROUNDING = 1e-6  # a variance that differs from that of independent units by less is theirs
 
 
 class HasCells(Protocol):
@@ -38,13 +39,22 @@ class HasCells(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One treatment against control in one segment, before any model."""
+    """One treatment against control in one segment, before any model.
+
+    Parameters
+    ----------
+    control, treatment : Moments
+        Of a ratio and of a quantile they are those of a mean with the same standard error.
+    min_cell : int
+        With fewer units in an arm nothing of it may be shown.
+    """
 
     metric: Metric
     variant: str
     segment: str
     control: Moments
     treatment: Moments
+    min_cell: int = 0
 
     @property
     def sign(self) -> int:
@@ -52,18 +62,25 @@ class Comparison:
         return 1 if self.metric.direction == "increase" else -1
 
     @property
+    def hidden(self) -> bool:
+        """Whether an arm has so few units that no figure of it may be shown."""
+        return min(self.control.n, self.treatment.n) < self.min_cell
+
+    @property
     def missing(self) -> str:
         """Why no posterior can be stated; empty when one can."""
+        if self.hidden:
+            return f"fewer than {self.min_cell} units in an arm, which are not shown"
         if min(self.control.n, self.treatment.n) < 2:
             return "fewer than two units in an arm"
-        if self.metric.kind == "mean" and self.control.m2 == self.treatment.m2 == 0:
+        if not self.metric.is_share and self.control.m2 == self.treatment.m2 == 0:
             return "all values are equal, so nothing is known about their spread"
         return ""
 
     @property
     def positive_control(self) -> bool:
         """Whether the control mean is clearly positive, so that a share of it means something."""
-        if self.metric.kind == "conversion":
+        if self.metric.is_share:
             return self.control.mean > 0
         return self.control.mean >= CLEARLY_POSITIVE * standard_errors(self)[0]
 
@@ -72,12 +89,10 @@ class Comparison:
         """Why no relative effect exists; empty when one does."""
         if not self.positive_control:
             what = (
-                "nothing converted in control"
-                if self.metric.kind == "conversion"
-                else "the control mean is not clearly positive"
+                "nothing converted in control" if self.metric.is_share else "the control mean is not clearly positive"
             )
             return f"no relative effect: {what}"
-        if self.metric.kind == "mean" and self.treatment.mean <= 0:
+        if not self.metric.is_share and self.treatment.mean <= 0:
             return (
                 "no relative effect: the treatment mean is not positive; rope and margin are shares of the control mean"
             )
@@ -134,7 +149,7 @@ def fit_exact(
     Returns
     -------
     Posterior
-        Effects of all units first, then by segment; segments in which an arm has fewer than `min_cell` units are left out.
+        Effects of all units first, then by segment; segments in which an arm has fewer than `min_cell` units are left out. An arm that has fewer in all gives a row without figures.
     """
     cells = data if isinstance(data, Cells) else data.cells
     prior = prior or experiment.prior
@@ -164,13 +179,23 @@ def posterior_of(
         engine=engine,
         prior=prior.id,
         seed=seed,
-        counts={name: cells.count(name) for name in experiment.variants},
+        counts={name: at_most(cells.count(name), experiment.min_cell) for name in experiment.variants},
         fingerprint=cells.fingerprint,
         first_day=days[0] if days else None,
         last_day=days[1] if days else None,
         checks=cells.checks,
         versions={"expnb": __version__, "python": platform.python_version(), **versions},
     )
+
+
+def shown(units: int, min_cell: int) -> int:
+    """A number of units as it may be shown: 0 below `min_cell`."""
+    return units if units >= min_cell else 0
+
+
+def at_most(units: int, min_cell: int) -> int:
+    """The size of an arm as it may be recorded: below `min_cell` the most it can be, so that a tiny arm still has about its promised size."""
+    return max(units, min_cell - 1)
 
 
 def comparisons(experiment: Experiment, cells: Cells, metric: Metric) -> Iterator[Comparison]:
@@ -182,7 +207,7 @@ def comparisons(experiment: Experiment, cells: Cells, metric: Metric) -> Iterato
         arms = {variant: cells.moments(metric.name, variant, where) for variant in experiment.variants}
         if segment == ALL or min(arm.n for arm in arms.values()) >= experiment.min_cell:
             for variant in experiment.treatments:
-                yield Comparison(metric, variant, segment, arms[experiment.control], arms[variant])
+                yield Comparison(metric, variant, segment, arms[experiment.control], arms[variant], experiment.min_cell)
 
 
 def exact_effects(experiment: Experiment, cells: Cells, metric: Metric, prior: Prior) -> list[Effect]:
@@ -228,18 +253,49 @@ def _quantities(pairs: Sequence[Comparison], prior: Prior, *, has_relative: bool
 
 def likelihoods(pairs: Sequence[Comparison]) -> tuple[Arm, Arm]:
     """Likelihoods of both arms in many comparisons of one metric."""
-    if pairs[0].metric.kind == "conversion":
-        return _binomial([pair.control for pair in pairs]), _binomial([pair.treatment for pair in pairs])
+    if pairs[0].metric.is_share:
+        effects = [design_effects(pair) for pair in pairs]
+        return (
+            _binomial([pair.control for pair in pairs], [control for control, _ in effects]),
+            _binomial([pair.treatment for pair in pairs], [treatment for _, treatment in effects]),
+        )
     ses = np.array([standard_errors(pair) for pair in pairs])
     means = np.array([(pair.control.mean, pair.treatment.mean) for pair in pairs])
     return NormalMean(means[:, 0], ses[:, 0]), NormalMean(means[:, 1], ses[:, 1])
 
 
-def _binomial(arms: Sequence[Moments]) -> Binomial:
-    return Binomial(
-        np.array([round(arm.mean * arm.n) for arm in arms], dtype=np.float64),
-        np.array([arm.n for arm in arms], dtype=np.float64),
-    )
+def _binomial(arms: Sequence[Moments], effects: Sequence[float]) -> Binomial:
+    """Counts of independent units; with a design effect those of as many as would be equally precise."""
+    units = [max(1.0, arm.n / effect) for arm, effect in zip(arms, effects, strict=True)]
+    successes = [
+        float(round(arm.mean * arm.n)) if effect == 1 else arm.mean * n
+        for arm, effect, n in zip(arms, effects, units, strict=True)
+    ]
+    return Binomial(np.array(successes), np.array(units))
+
+
+def design_effects(pair: Comparison) -> tuple[float, float]:
+    """Variance of both shares over that of as many independent units; exactly 1 where units are independent.
+
+    Units in clusters, or in strata, spread more or less than independent ones. A share of `n` units is then as precise as one of ``n / effect`` independent units, which is
+    ``n**2 * mean * (1 - mean) / m2``. An arm in which nobody or everybody converted shows no spread; it borrows the effect of the other.
+
+    References
+    ----------
+    .. [1] Kish (1965), Survey Sampling, 8.2.
+    """
+    own = [_design_effect(arm) for arm in (pair.control, pair.treatment)]
+    known = [effect for effect in own if effect is not None]
+    borrowed = max(known, default=1.0)
+    return borrowed if own[0] is None else own[0], borrowed if own[1] is None else own[1]
+
+
+def _design_effect(arm: Moments) -> float | None:
+    independent = arm.n * arm.mean * (1 - arm.mean)
+    if not arm.m2 > 0 or not independent > 0:
+        return None
+    effect = arm.m2 / independent
+    return 1.0 if abs(effect - 1) <= ROUNDING else effect
 
 
 def standard_errors(pair: Comparison) -> tuple[float, float]:
@@ -305,7 +361,9 @@ def without_posterior(pair: Comparison, prior: Prior, engine: str) -> Effect:
 
 
 def _effect(pair: Comparison, prior: Prior, engine: str, *, note: str, **figures: float | Density | None) -> Effect:
-    p_value, low, high = (pooled_z if pair.metric.kind == "conversion" else welch)(pair.control, pair.treatment)
+    independent = pair.metric.is_share and design_effects(pair) == (1.0, 1.0)
+    test = pooled_z if independent else welch
+    p_value, low, high = (None, None, None) if pair.hidden else test(pair.control, pair.treatment)
     return Effect(
         metric=pair.metric.name,
         kind=pair.metric.kind,
@@ -314,11 +372,11 @@ def _effect(pair: Comparison, prior: Prior, engine: str, *, note: str, **figures
         unit=pair.metric.unit,
         variant=pair.variant,
         segment=pair.segment,
-        n_control=pair.control.n,
-        n_treatment=pair.treatment.n,
-        mean_control=pair.control.mean,
-        mean_treatment=pair.treatment.mean,
-        effect_abs=pair.treatment.mean - pair.control.mean,
+        n_control=shown(pair.control.n, pair.min_cell),
+        n_treatment=shown(pair.treatment.n, pair.min_cell),
+        mean_control=None if pair.hidden else pair.control.mean,
+        mean_treatment=None if pair.hidden else pair.treatment.mean,
+        effect_abs=None if pair.hidden else pair.treatment.mean - pair.control.mean,
         effect_rel=None if pair.missing or pair.not_relative else pair.treatment.mean / pair.control.mean - 1,
         p_value=p_value,
         ci_low=low,
@@ -353,6 +411,6 @@ def _disagreement(pair: Comparison, prior: Prior) -> str:
 
 
 def _small(pair: Comparison) -> str:
-    if pair.metric.kind == "mean" and min(pair.control.n, pair.treatment.n) < FEW_UNITS:
+    if not pair.metric.is_share and min(pair.control.n, pair.treatment.n) < FEW_UNITS:
         return f"fewer than {FEW_UNITS} units in an arm: the Normal likelihood of the mean is rough"
     return ""

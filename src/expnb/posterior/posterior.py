@@ -27,7 +27,7 @@ class Posterior:
     effects : tuple of Effect
         One per metric x treatment x segment.
     counts : mapping of str to int
-        Units per arm.
+        Units per arm; an arm with fewer than the experiment's `min_cell` has one less than that, which is the most it can have.
     fingerprint : str
         SHA-256 of the data's statistics; equal data are one look.
     first_day, last_day : date, optional
@@ -121,9 +121,9 @@ class Posterior:
                 f"{effect.metric} ({effect.role})",
                 effect.variant,
                 effect.segment,
-                f"{effect.mean_control:.4g}",
-                f"{effect.mean_treatment:.4g}",
-                _percent(effect.effect_rel) if effect.effect_rel is not None else f"{effect.effect_abs:+.4g}",
+                _mean(effect.mean_control),
+                _mean(effect.mean_treatment),
+                _raw(effect),
                 _interval(effect),
                 _probability(effect.p_improvement),
                 _probability(effect.p_best),
@@ -134,6 +134,16 @@ class Posterior:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:+.2f} %"
+
+
+def _mean(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _raw(effect: Effect) -> str:
+    if effect.effect_rel is None and effect.effect_abs is not None:
+        return f"{effect.effect_abs:+.4g}"
+    return _percent(effect.effect_rel)
 
 
 def _probability(value: float | None) -> str:

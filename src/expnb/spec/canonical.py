@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from datetime import date, datetime
 
 from expnb.errors import SpecError
@@ -49,5 +49,24 @@ def canonical_json(value: object) -> str:
 
 
 def digest(value: object) -> str:
-    """SHA-256 of the canonical JSON of `value`, 64 hexadecimal digits."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    """SHA-256 of the canonical JSON of what `value` says, 64 hexadecimal digits.
+
+    Fields of dataclasses that have their default say nothing and are left out: a hash stays what it was when a later expnb knows one more optional field.
+    """
+    return hashlib.sha256(canonical_json(_said(value)).encode()).hexdigest()
+
+
+def _said(value: object) -> object:
+    """`value` without the fields of dataclasses that have their default, at any depth."""
+    if is_dataclass(value) and not isinstance(value, type):
+        given = {field.name: (getattr(value, field.name), _default(field)) for field in fields(value)}
+        return {name: _said(part) for name, (part, default) in given.items() if part != default}
+    if isinstance(value, Mapping):
+        return {key: _said(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_said(part) for part in value]
+    return value
+
+
+def _default(field: Field[object]) -> object:
+    return field.default if field.default_factory is MISSING else field.default_factory()

@@ -6,8 +6,9 @@ import html
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from typing import Literal, get_args
 
-from expnb.errors import NameNotFoundError, SpecError
+from expnb.errors import NameNotFoundError, SpecError, check_choice
 from expnb.spec.canonical import digest
 from expnb.spec.flag import Exposure
 from expnb.spec.metric import Metric
@@ -15,6 +16,7 @@ from expnb.spec.policy import Policy
 from expnb.spec.prior import Prior
 
 ROW_UNIT = "row"
+Shape = Literal["unit", "rows", "events", "totals"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,111 @@ class Traffic:
             raise SpecError(
                 f"units_per_day is {self.units_per_day}; it must be above 0. Leave [traffic] out when it is unknown."
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Events:
+    """The `[events]` table: what units did, one row per event; the source of the experiment then holds the assignments.
+
+    Parameters
+    ----------
+    source : str
+        Path or glob, relative to the workspace; or `table` or `sql` in the experiment's connection.
+    at : str
+        Column of the time of an event.
+    kind : str
+        Column of the kind of an event.
+    value : str
+        Column of the value of an event; empty where events are only counted.
+    exposure : str
+        Kind of event that exposes a unit; when given, the first one counts as the exposure, and units without one are left out.
+    pre_days : float
+        Days before the exposure that make up the pre-period.
+    window_days : float, optional
+        Days after the exposure in which events count, for metrics that say nothing else. Without it all events after the exposure count.
+    lateness_days : float
+        Days that events may take to arrive; a window is over only after them.
+    """
+
+    at: str
+    kind: str
+    source: str = ""
+    table: str = ""
+    sql: str = ""
+    value: str = ""
+    exposure: str = ""
+    pre_days: float = 0.0
+    window_days: float | None = None
+    lateness_days: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """The `[totals]` table: rows that are sums over units, one per arm, or per arm and day or segment.
+
+    Parameters
+    ----------
+    units : str
+        Column of the number of units.
+    cumulative : bool
+        Whether each row counts all units so far; then only the last row of an arm is read.
+    """
+
+    units: str
+    cumulative: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """One `[[expect]]` table: what has to hold for every exposed unit, such as being in the audience.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``"audience"``, ``"gate"`` or ``"environment"``.
+    sql, ibis : str
+        Yes or no, per row; one of the two, as in a metric.
+    tolerate : float
+        Share of units that may break it before a step up is blocked, 0 to 1.
+    """
+
+    name: str
+    sql: str = ""
+    ibis: str = ""
+    tolerate: float = 0.001
+
+    def __post_init__(self) -> None:
+        if bool(self.sql) == bool(self.ibis):
+            raise SpecError(f"expectation {self.name!r} has one of sql and ibis. Write `sql = \"country = 'DE'\"`.")
+        if not 0 <= self.tolerate < 1:
+            raise SpecError(f"expectation {self.name!r}: tolerate is {self.tolerate}; it is a share from 0 to below 1.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """One `[[epochs]]` table: the weights of the flag from a day on."""
+
+    start: date
+    weights: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """The `[cost]` table: what one reading of the data may cost.
+
+    Parameters
+    ----------
+    max_seconds : float, optional
+        A query that runs longer is stopped.
+    max_rows : int, optional
+        A source with more rows is refused before it is read.
+    query_tag : str
+        Name under which the warehouse shows our queries.
+    """
+
+    max_seconds: float | None = None
+    max_rows: int | None = None
+    query_tag: str = "expnb"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +157,16 @@ class Question:
         Column of the first exposure; empty where rows carry no time.
     start, end : date, optional
         First and last day of the cohort; stand in for `exposed_at`.
+    shape : {"unit", "rows", "events", "totals"}
+        What a row of the source is: one unit; one of many rows of a unit, which are summed to the unit; an assignment, with `[events]` beside it; or sums over units.
+    experiment_column : str
+        Column that holds the experiment's name, in a table that many experiments share.
     source : str
         Path or glob of the cohort, relative to the workspace.
+    connection : str
+        Name of an environment variable that holds a connection string; then `table` or `sql` says what to read.
+    table, sql : str
+        In a connection: a table, or a query.
     """
 
     name: str
@@ -66,7 +181,12 @@ class Question:
     exposed_at: str = ""
     start: date | None = None
     end: date | None = None
+    shape: Shape = "unit"
+    experiment_column: str = ""
     source: str = ""
+    connection: str = ""
+    table: str = ""
+    sql: str = ""
     review_after: date | None = None
 
 
@@ -93,6 +213,11 @@ class Experiment(Question):
     policy: Policy = field(default_factory=Policy)
     prior: Prior = field(default_factory=Prior)
     traffic: Traffic | None = None
+    events: Events | None = None
+    totals: Totals | None = None
+    expect: tuple[Expectation, ...] = ()
+    epochs: tuple[Epoch, ...] = ()
+    cost: Cost = field(default_factory=Cost)
     timezone: str = "UTC"
     min_cell: int = 20
 
@@ -100,6 +225,13 @@ class Experiment(Question):
         _check_arms(self.weights, self.control)
         _check_timezone(self.timezone)
         _check_metrics(self.metrics)
+        _check_shape(self)
+        for epoch in self.epochs:
+            _check_arms(epoch.weights, self.control)
+            if set(epoch.weights) != set(self.weights):
+                raise SpecError(
+                    f"the epoch from {epoch.start} has the arms {list(epoch.weights)}, the experiment {list(self.weights)}; an arm stays an arm. Name the same ones."
+                )
         if (self.start is None) != (self.end is None):
             raise SpecError("start and end come together; give both dates, or neither.")
         if self.start and self.end and self.start > self.end:
@@ -207,6 +339,30 @@ def _check_arms(weights: Mapping[str, float], control: str) -> None:
             raise SpecError(
                 "an arm is called 'off', which means outside the gate. Choose another name, such as 'control'."
             )
+
+
+def _check_shape(experiment: Experiment) -> None:
+    check_choice("shape", experiment.shape, get_args(Shape))
+    for shape, table in (("events", experiment.events), ("totals", experiment.totals)):
+        if (experiment.shape == shape) != (table is not None):
+            raise SpecError(
+                f'shape is {experiment.shape!r} and there is {"a" if table else "no"} [{shape}] table; the two come together. Write shape = "{shape}" and a [{shape}] table, or neither.'
+            )
+    if experiment.shape in {"rows", "events"} and experiment.unit == ROW_UNIT:
+        raise SpecError(
+            f'shape is {experiment.shape!r} and unit is "row"; rows are summed to a unit, which needs a column. Name the column of the unit that was randomised.'
+        )
+    if experiment.shape == "events" and not (experiment.exposed_at or (experiment.events and experiment.events.exposure)):
+        raise SpecError(
+            "events count from the first exposure on, and the experiment has no exposed_at. Name the column of the assignment's time, or the kind of event that exposes: [events] exposure."
+        )
+    if experiment.connection and bool(experiment.table) == bool(experiment.sql):
+        raise SpecError("a connection needs table or sql, one of the two, to say what to read.")
+    for metric in experiment.metrics:
+        if experiment.shape == "events" and not (metric.event or metric.kind == "ratio"):
+            raise SpecError(f'metric {metric.name!r} names no event; in events a metric counts or sums one kind. Write event = "purchase".')
+        if experiment.shape != "events" and metric.event:
+            raise SpecError(f'metric {metric.name!r} names an event, and shape is {experiment.shape!r}. Write shape = "events", or remove it.')
 
 
 def _check_timezone(name: str) -> None:

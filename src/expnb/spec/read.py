@@ -13,11 +13,12 @@ from expnb.errors import (
     MissingKeyError,
     NameNotFoundError,
     PathNotFoundError,
+    SpecError,
     SpecFileError,
     UnknownKeyError,
 )
-from expnb.spec.experiment import Experiment, Question, Traffic
-from expnb.spec.metric import Direction, Metric, MetricKind
+from expnb.spec.experiment import Cost, Epoch, Events, Expectation, Experiment, Question, Totals, Traffic
+from expnb.spec.metric import MEASURES, Direction, Metric, MetricKind, TotalsColumns
 from expnb.spec.policy import Policy
 from expnb.spec.prior import Prior
 
@@ -39,16 +40,28 @@ class MetricDefinition:
     version: str
     direction: Direction = "increase"
     column: str = ""
+    sql: str = ""
+    ibis: str = ""
+    numerator: str = ""
+    denominator: str = ""
+    q: float | None = None
+    cap: float | None = None
+    event: str = ""
+    from_days: float = 0.0
+    window_days: float | None = None
+    covariate: str = ""
+    totals: TotalsColumns | None = None
     unit: str = ""
     description: str = ""
+    certified: bool = False
     rope: float | None = None
     rope_abs: float | None = None
     margin: float | None = None
     margin_abs: float | None = None
 
 
-# What the catalogue fixes; role, rope and margin are the experiment's own choice.
-DEFINING_KEYS = ("kind", "direction", "column", "unit", "owner", "version", "description")
+# What the catalogue fixes; role, rope, margin, covariate and the columns of totals are the experiment's own choice.
+DEFINING_KEYS = (*MEASURES, "owner", "version", "description", "certified")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +74,11 @@ class ExperimentFile:
     policy: Policy = field(default_factory=Policy)
     prior: Prior = field(default_factory=Prior)
     traffic: Traffic | None = None
+    events: Events | None = None
+    totals: Totals | None = None
+    expect: tuple[Expectation, ...] = ()
+    epochs: tuple[Epoch, ...] = ()
+    cost: Cost = field(default_factory=Cost)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +117,12 @@ def read_experiment(
     file = parse(raw, ExperimentFile, str(path))
     parts = {entry.name: getattr(file.experiment, entry.name) for entry in fields(Question)}
     try:
-        return Experiment(**parts, metrics=file.metrics, policy=file.policy, prior=file.prior, traffic=file.traffic)
+        tables = {
+            entry.name: getattr(file, entry.name)
+            for entry in fields(file)
+            if entry.name not in {"schema", "experiment"}
+        }
+        return Experiment(**parts, **tables)
     except ExpnbError as error:
         raise SpecFileError(str(path), str(error)) from error
 
@@ -110,7 +133,7 @@ def read_catalogue(folder: Path) -> dict[str, MetricDefinition]:
     Raises
     ------
     SpecFileError
-        If two files define the same metric.
+        If two files define the same metric, or a definition contradicts itself.
     """
     catalogue: dict[str, MetricDefinition] = {}
     for path in sorted(folder.glob("*.toml")):
@@ -120,8 +143,23 @@ def read_catalogue(folder: Path) -> dict[str, MetricDefinition]:
                     str(path),
                     f"metric {metric.name!r} is defined a second time. A metric has one definition: keep one.",
                 )
+            try:
+                as_metric(metric)
+            except SpecError as error:
+                raise SpecFileError(str(path), str(error)) from error
             catalogue[metric.name] = metric
     return catalogue
+
+
+def as_metric(definition: MetricDefinition) -> Metric:
+    """A definition of the catalogue as a metric that is only shown.
+
+    Raises
+    ------
+    SpecError
+        If the definition contradicts itself.
+    """
+    return Metric(**_definition(definition))  # type: ignore[arg-type]  # the fields of one are those of the other
 
 
 def read_toml(path: str | Path, what: str) -> Table:

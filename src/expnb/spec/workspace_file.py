@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from expnb.errors import check_choice
+from expnb.errors import SpecError, check_choice
 
 KNOWN_ROLES = ("viewer", "analyst", "approver", "operator")
 
@@ -40,10 +40,27 @@ class LedgerTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defaults:
-    """The `[defaults]` table."""
+    """The `[defaults]` table.
+
+    Parameters
+    ----------
+    guardrails : tuple of str
+        Catalogue metrics that every experiment inherits as guardrails.
+    min_cell : int
+        Cells with fewer units never leave the kernel.
+    retention_days : float, optional
+        Cached cells and posteriors that are older are deleted when the workspace is opened; without it they are kept.
+    """
 
     guardrails: tuple[str, ...] = ()
     min_cell: int = 20
+    retention_days: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.retention_days is not None and self.retention_days <= 0:
+            raise SpecError(
+                f"retention_days is {self.retention_days:g}; it must be above 0. Write 30 for a month, or leave it out to keep everything."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

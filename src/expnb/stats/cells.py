@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import date
-from functools import reduce as fold
 from hashlib import sha256
 
 import numpy as np
-import numpy.typing as npt
 
+from expnb.errors import NameNotFoundError
+from expnb.stats.arrays import BoolArray, DayArray, FloatArray, IntArray, TextArray
+from expnb.stats.bins import Bins, edge_above
 from expnb.stats.checks import Check
+from expnb.stats.joint import Joint, JointMoments, adjusted, ratio_moments
 from expnb.stats.moments import EMPTY, Moments
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
-DayArray = npt.NDArray[np.datetime64]
-TextArray = npt.NDArray[np.str_]
 
 ALL = "all"  # the segment that holds every unit
 # Digits of a sum that do not depend on the order in which an engine's threads added it up.
 STABLE_DIGITS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """Sums of logarithms of the positive values, per cell: how many, and how much when any."""
+
+    n: IntArray
+    s1: FloatArray
+    s2: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +41,24 @@ class MetricCells:
         Pinned constant near the mean, metric unit; sums are of ``value - shift``, which keeps their digits.
     n_ok, n_null, n_nan, n_infinite : ndarray of int, shape (cell,)
         Units with a usable value, and without one by cause.
+    n_immature : ndarray of int, shape (cell,)
+        Units whose window is not over; left out, whatever their value is so far.
     s1, s2 : ndarray of float, shape (cell,)
         Sum and sum of squares of ``value - shift``.
     low, high : ndarray of float, shape (cell,)
         Smallest and largest value; NaN where there is none.
+    logs : Logs, optional
+        Of the positive part, for revenue and duration.
+    denominator : Joint, optional
+        Of a ratio; the value itself is then the numerator.
+    covariate : Joint, optional
+        From before the exposure.
+    bins : Bins, optional
+        For caps and quantiles.
+    cap : float, optional
+        Values above count as this one.
+    q : float, optional
+        The metric is this quantile of its values.
     """
 
     shift: float
@@ -46,22 +66,175 @@ class MetricCells:
     n_null: IntArray
     n_nan: IntArray
     n_infinite: IntArray
+    n_immature: IntArray
     s1: FloatArray
     s2: FloatArray
     low: FloatArray
     high: FloatArray
+    logs: Logs | None = None
+    denominator: Joint | None = None
+    covariate: Joint | None = None
+    bins: Bins | None = None
+    cap: float | None = None
+    q: float | None = None
 
-    def moments(self, cell: int) -> Moments:
-        """Moments of one cell."""
-        n = int(self.n_ok[cell])
+    def moments(self, chosen: BoolArray | slice = slice(None)) -> Moments:
+        """Moments of the metric over the cells selected by `chosen`: of the values, of the linearised ratio, or of the quantile."""
+        n = int(self.n_ok[chosen].sum())
         if n == 0:
             return EMPTY
-        low, high = float(self.low[cell]), float(self.high[cell])
+        if self.q is not None and self.bins is not None:
+            return self._quantile(chosen, self.q, self.bins)
+        if self.denominator is not None:
+            joint = self.joint_moments(self.denominator, chosen)
+            return ratio_moments(joint) if joint.mean_x != 0 else EMPTY
+        return self._plain(chosen, n)
+
+    def _plain(self, chosen: BoolArray | slice, n: int) -> Moments:
+        low, high = float(np.nanmin(self.low[chosen])), float(np.nanmax(self.high[chosen]))
+        s1, s2 = self.s1, self.s2
+        if self.cap is not None and self.bins is not None and high > self.cap:
+            s1, s2 = self.bins.capped(self.cap, self.shift, self.n_ok.size)
+            low, high = min(low, self.cap), self.cap
         if low == high:  # exact, where sums would leave rounding noise for a spread
             return Moments(n, low, 0.0, low, high)
-        mean = float(self.s1[cell]) / n
-        m2 = max(0.0, float(self.s2[cell]) - n * mean * mean)
-        return Moments(n, self.shift + mean, m2, low, high)
+        gap = math.fsum(s1[chosen]) / n
+        return Moments(n, self.shift + gap, max(0.0, math.fsum(s2[chosen]) - n * gap * gap), low, high)
+
+    def _quantile(self, chosen: BoolArray | slice, q: float, bins: Bins) -> Moments:
+        mask = np.zeros(self.n_ok.size, dtype=np.bool_)
+        mask[chosen] = True
+        own = bins.at(mask[bins.cell])
+        n = int(own.n.sum())
+        if n == 0:
+            return EMPTY
+        value, se = own.quantile(q, self.shift)
+        return Moments(n, value, se * se * n * (n - 1), -math.inf, math.inf)
+
+    def joint_moments(self, second: Joint, chosen: BoolArray | slice = slice(None)) -> JointMoments:
+        """Moments of a second measure and of the values, over the cells selected by `chosen`."""
+        n = int(self.n_ok[chosen].sum())
+        if n == 0:
+            return JointMoments(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        y1, y2 = math.fsum(self.s1[chosen]), math.fsum(self.s2[chosen])
+        x1, x2, xy = math.fsum(second.s1[chosen]), math.fsum(second.s2[chosen]), math.fsum(second.cross[chosen])
+        return JointMoments(
+            n,
+            self.shift + y1 / n,
+            second.shift + x1 / n,
+            max(0.0, y2 - y1 * y1 / n),
+            max(0.0, x2 - x1 * x1 / n),
+            xy - x1 * y1 / n,
+        )
+
+    def shapes(self) -> list[FloatArray]:
+        """Statistics that do not depend on the shifts, each of shape (cell,)."""
+        n = np.maximum(self.n_ok, 1)
+        spread = np.where(self.low == self.high, 0.0, np.maximum(self.s2 - self.s1**2 / n, 0.0))
+        parts = [self.n_ok.astype(np.float64), self.shift + self.s1 / n, spread, self.low, self.high]
+        for second in (self.denominator, self.covariate):
+            if second is not None:
+                parts += [second.shift + second.s1 / n, second.s2 - second.s1**2 / n]
+        return parts
+
+    def reshift(self, shift: float) -> MetricCells:
+        """The same statistics around another constant; exact algebra."""
+        by = self.shift - shift
+        if by == 0:
+            return self
+        denominator, covariate = (
+            None if second is None else replace(second, cross=second.cross + by * second.s1)
+            for second in (self.denominator, self.covariate)
+        )
+        return replace(
+            self,
+            shift=shift,
+            s1=self.s1 + self.n_ok * by,
+            s2=self.s2 + 2 * by * self.s1 + self.n_ok * by * by,
+            denominator=denominator,
+            covariate=covariate,
+            bins=None if self.bins is None else self.bins.reshift(by),
+        )
+
+    def at(self, places: IntArray) -> MetricCells:
+        """The cells at some positions, in that order."""
+        parts: dict[str, object] = {
+            entry.name: getattr(self, entry.name)[places]
+            for entry in fields(self)
+            if isinstance(getattr(self, entry.name), np.ndarray)
+        }
+        for name in ("logs", "denominator", "covariate"):
+            part = getattr(self, name)
+            if part is not None:
+                own = {e.name: v[places] for e in fields(part) if isinstance(v := getattr(part, e.name), np.ndarray)}
+                parts[name] = replace(part, **own)
+        if self.bins is not None:
+            to = np.full(self.n_ok.size, -1, dtype=np.int64)
+            to[places] = np.arange(places.size)
+            parts["bins"] = self.bins.at(to[self.bins.cell] >= 0).moved(to)
+        return replace(self, **parts)  # type: ignore[arg-type]  # names of its own fields
+
+    def merged(self, place: IntArray, size: int) -> MetricCells:
+        """Cells added up: `place` holds the new position of each, of `size` in all."""
+        parts: dict[str, object] = {
+            name: np.bincount(place, getattr(self, name), size).astype(np.int64)
+            for name in ("n_ok", "n_null", "n_nan", "n_infinite", "n_immature")
+        }
+        parts |= {name: np.bincount(place, getattr(self, name), size) for name in ("s1", "s2")}
+        for name, pick, worst in (("low", np.fmin, np.inf), ("high", np.fmax, -np.inf)):
+            found = np.full(size, worst)
+            pick.at(found, place, getattr(self, name))
+            parts[name] = np.where(np.isinf(found), np.nan, found)
+        for name in ("logs", "denominator", "covariate"):
+            part = getattr(self, name)
+            parts[name] = None if part is None else _merged(part, place, size)
+        parts["bins"] = None if self.bins is None else self.bins.moved(place).merged()
+        return replace(self, **parts)  # type: ignore[arg-type]  # names of its own fields
+
+    def with_other(self, other: MetricCells) -> MetricCells:
+        """Cells of both, one after the other, around the shifts of the first."""
+        other = other.reshift(self.shift)
+        parts: dict[str, object] = {
+            entry.name: np.concatenate([getattr(self, entry.name), getattr(other, entry.name)])
+            for entry in fields(self)
+            if isinstance(getattr(self, entry.name), np.ndarray)
+        }
+        if self.logs is not None and other.logs is not None:
+            parts["logs"] = Logs(
+                *(np.concatenate([getattr(self.logs, name), getattr(other.logs, name)]) for name in ("n", "s1", "s2"))
+            )
+        parts["denominator"] = _both(self.denominator, other.denominator, other)
+        parts["covariate"] = _both(self.covariate, other.covariate, other)
+        if self.bins is not None and other.bins is not None:
+            parts["bins"] = self.bins + other.bins.moved(np.arange(other.n_ok.size) + self.n_ok.size)
+        return replace(self, **parts)  # type: ignore[arg-type]  # names of its own fields
+
+
+def _merged(part: Logs | Joint, place: IntArray, size: int) -> Logs | Joint:
+    arrays = {
+        entry.name: np.bincount(place, value, size).astype(value.dtype)
+        for entry in fields(part)
+        if isinstance(value := getattr(part, entry.name), np.ndarray)
+    }
+    return replace(part, **arrays)
+
+
+def _both(first: Joint | None, second: Joint | None, values: MetricCells) -> Joint | None:
+    if first is None or second is None:
+        return None
+    by = second.shift - first.shift
+    n = values.n_ok
+    moved = Joint(
+        first.shift,
+        second.n_missing,
+        second.s1 + n * by,
+        second.s2 + 2 * by * second.s1 + n * by * by,
+        second.cross + by * values.s1,
+    )
+    return Joint(
+        first.shift,
+        *(np.concatenate([getattr(first, name), getattr(moved, name)]) for name in ("n_missing", "s1", "s2", "cross")),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +255,10 @@ class Cells:
         What is wrong, or right, with the data.
     source : str
         Where the rows were read, for display.
+    broken : mapping of str to ndarray of int, shape (cell,)
+        Units that break each expectation of the experiment.
+    epochs : sequence of date
+        Days on which the weights of the flag changed. Arms are then compared within each epoch, and never pooled across: a share that changes with time would pass for an effect (Simpson).
     """
 
     variant: TextArray
@@ -91,6 +268,8 @@ class Cells:
     metrics: Mapping[str, MetricCells]
     checks: tuple[Check, ...]
     source: str
+    broken: Mapping[str, IntArray]
+    epochs: Sequence[date] = ()
 
     @property
     def units(self) -> int:
@@ -101,17 +280,151 @@ class Cells:
         """Units of one arm."""
         return int(self.n[self.variant == variant].sum())
 
+    @property
+    def epoch(self) -> IntArray:
+        """Number of the epoch of each cell, shape (cell,); a cell without a day belongs to the first."""
+        starts = np.array(list(self.epochs), dtype="datetime64[D]")
+        days = np.where(np.isnat(self.day), np.datetime64("0001-01-01", "D"), self.day)
+        return np.searchsorted(starts, days, side="right").astype(np.int64)
+
     def moments(self, metric: str, variant: str, where: BoolArray | None = None) -> Moments:
         """Moments of a metric in one arm, over the cells selected by `where`.
+
+        Where the weights changed, epochs are weighted by the units of all arms in them, so that every arm has the same mixture of epochs (post-stratification [1]_).
 
         Parameters
         ----------
         where : ndarray of bool, shape (cell,), optional
             All cells when left out.
+
+        Raises
+        ------
+        NameNotFoundError
+            If there is no such metric.
+
+        References
+        ----------
+        .. [1] Cochran (1977), Sampling Techniques, 5A.9.
         """
-        chosen = self.variant == variant if where is None else (self.variant == variant) & where
-        column = self.metrics[metric]
-        return fold(Moments.__add__, (column.moments(int(cell)) for cell in np.flatnonzero(chosen)), EMPTY)
+        column, where = self._metric(metric), np.ones(self.n.size, dtype=np.bool_) if where is None else where
+        own = (self.variant == variant) & where
+        if not self.epochs:
+            return column.moments(own)
+        return _stratified(
+            [
+                (int(self.n[where & (self.epoch == number)].sum()), column.moments(own & (self.epoch == number)))
+                for number in self._shared_epochs(where)
+            ]
+        )
+
+    def adjusted(self, metric: str, where: BoolArray | None = None) -> dict[str, Moments]:
+        """Moments of a metric per arm, adjusted by its covariate (CUPED).
+
+        Raises
+        ------
+        NameNotFoundError
+            If there is no such metric, or it has no covariate.
+        """
+        column = self._metric(metric)
+        if column.covariate is None:
+            known = [name for name, other in self.metrics.items() if other.covariate is not None]
+            raise NameNotFoundError("metric with a covariate", metric, known)
+        where = np.ones(self.n.size, dtype=np.bool_) if where is None else where
+        arms = sorted(set(self.variant.tolist()))
+        return adjusted(
+            {arm: column.joint_moments(column.covariate, (self.variant == arm) & where) for arm in arms}
+        )
+
+    def covariate_moments(self, metric: str, variant: str) -> Moments:
+        """Moments of the covariate of a metric in one arm."""
+        column = self._metric(metric)
+        assert column.covariate is not None  # noqa: S101 - asked only where there is one
+        joint = column.joint_moments(column.covariate, self.variant == variant)
+        return Moments(joint.n, joint.mean_x, joint.xx, -math.inf, math.inf)
+
+    def capped(self, metric: str, cap: float | None) -> Cells:
+        """The same cells with another cap on a metric, or none; no row is read.
+
+        Parameters
+        ----------
+        cap : float or None
+            Below 1 a quantile of the positive values of all arms together, from 1 on a value. It moves up to the next bin edge, at most 2 %, so that the result is exact.
+
+        Raises
+        ------
+        NameNotFoundError
+            If the metric has no bins: then it was reduced without a cap.
+        """
+        column = self._metric(metric)
+        if column.bins is None:
+            raise NameNotFoundError("metric with bins", metric, [name for name, m in self.metrics.items() if m.bins])
+        if cap is not None and cap < 1:
+            cap = column.bins.cap_at(cap) if (column.bins.bin > 0).any() else None
+        elif cap is not None:
+            cap = edge_above(cap)
+        return replace(self, metrics={**self.metrics, metric: replace(column, cap=cap)})
+
+    def _metric(self, name: str) -> MetricCells:
+        if name not in self.metrics:
+            raise NameNotFoundError("metric", name, list(self.metrics))
+        return self.metrics[name]
+
+    def _shared_epochs(self, where: BoolArray) -> list[int]:
+        """Epochs in which every arm has units; another one says nothing about a difference."""
+        arms = set(self.variant[where].tolist())
+        return [
+            number
+            for number in sorted(set(self.epoch[where].tolist()))
+            if set(self.variant[where & (self.epoch == number) & (self.n > 0)].tolist()) == arms
+        ]
+
+    def where(self, chosen: BoolArray, metrics: Sequence[str] | None = None) -> Cells:
+        """Some of the cells, and all or some of the metrics; without checks, which were about the whole."""
+        places = np.flatnonzero(chosen)
+        return replace(
+            self,
+            variant=self.variant[places],
+            segments={name: values[places] for name, values in self.segments.items()},
+            day=self.day[places],
+            n=self.n[places],
+            metrics={
+                name: self.metrics[name].at(places) for name in (self.metrics if metrics is None else metrics)
+            },
+            checks=(),
+            broken={name: found[places] for name, found in self.broken.items()},
+        )
+
+    def roll_up(self, segments: Sequence[str] = (), *, by_day: bool = False) -> Cells:
+        """Cells added up over everything but the variant and what is named.
+
+        Parameters
+        ----------
+        segments : sequence of str
+            To keep.
+        by_day : bool
+            Whether days are kept. They are needed where the weights changed.
+        """
+        for name in segments:
+            if name not in self.segments:
+                raise NameNotFoundError("segment", name, list(self.segments))
+        keep_days = by_day or bool(self.epochs)
+        day = self.day if keep_days else np.full(self.n.size, np.datetime64("NaT", "D"))
+        keys = [self.variant, *(self.segments[name] for name in segments), day.astype("datetime64[D]").astype(str)]
+        _, first, place = np.unique(np.rec.fromarrays(keys), return_index=True, return_inverse=True)
+        size = first.size
+        return replace(
+            self,
+            variant=self.variant[first],
+            segments={name: self.segments[name][first] for name in segments},
+            day=day[first],
+            n=np.bincount(place, self.n, size).astype(np.int64),
+            metrics={name: column.merged(place, size) for name, column in self.metrics.items()},
+            broken={name: np.bincount(place, found, size).astype(np.int64) for name, found in self.broken.items()},
+        )
+
+    def __add__(self, other: Cells) -> Cells:
+        """Cells of two disjoint sets of units together, as `join`."""
+        return join([self, other])
 
     def segment_values(self, segment: str) -> list[str]:
         """Values of a segment column, sorted."""
@@ -133,19 +446,59 @@ class Cells:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the statistics, independent of the order of cells and of an engine's threads."""
-        keys = [self.variant, *self.segments.values(), self.day]
-        lines = []
-        for cell in range(self.n.size):
-            parts = [str(key[cell]) for key in keys] + [str(self.n[cell])]
-            for name in sorted(self.metrics):
-                moments = self.metrics[name].moments(cell)
-                parts += [
-                    name,
-                    str(moments.n),
-                    *(
-                        f"{value + 0.0:.{STABLE_DIGITS}g}"
-                        for value in (moments.mean, moments.m2, moments.low, moments.high)
-                    ),
-                ]
-            lines.append("\t".join(parts))
+        columns = [key.astype(str).tolist() for key in (self.variant, *self.segments.values(), self.day, self.n)]
+        for name in sorted(self.metrics):
+            columns += [[name] * self.n.size, *(_digits(part) for part in self.metrics[name].shapes())]
+        lines = ["\t".join(parts) for parts in zip(*columns, strict=True)]
         return sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def join(parts: Sequence[Cells]) -> Cells:
+    """Cells of disjoint sets of units together; checks are left out, because they are not additive.
+
+    Raises
+    ------
+    NameNotFoundError
+        If the metrics or segments differ.
+    """
+    first = parts[0]
+    for other in parts[1:]:
+        for what, own, theirs in (("metric", first.metrics, other.metrics), ("segment", first.segments, other.segments)):
+            for name in sorted(set(own) ^ set(theirs)):
+                raise NameNotFoundError(f"{what} in all parts", name, sorted(set(own) & set(theirs)))
+    metrics = dict(first.metrics)
+    for other in parts[1:]:
+        metrics = {name: column.with_other(other.metrics[name]) for name, column in metrics.items()}
+    together = replace(
+        first,
+        variant=np.concatenate([part.variant for part in parts]),
+        segments={name: np.concatenate([part.segments[name] for part in parts]) for name in first.segments},
+        day=np.concatenate([part.day for part in parts]),
+        n=np.concatenate([part.n for part in parts]),
+        metrics=metrics,
+        checks=(),
+        broken={name: np.concatenate([part.broken[name] for part in parts]) for name in first.broken},
+    )
+    return together.roll_up(list(first.segments), by_day=True)
+
+
+def _digits(values: FloatArray) -> list[str]:
+    return [f"{value + 0.0:.{STABLE_DIGITS}g}" for value in values.tolist()]
+
+
+def _stratified(strata: Sequence[tuple[int, Moments]]) -> Moments:
+    """Moments of an arm whose strata are weighted by the units of all arms in them."""
+    strata = [(units, moments) for units, moments in strata if moments.n > 1]
+    if not strata:
+        return EMPTY
+    total = sum(units for units, _ in strata)
+    n = sum(moments.n for _, moments in strata)
+    mean = math.fsum(units / total * moments.mean for units, moments in strata)
+    variance = math.fsum((units / total) ** 2 * moments.variance / moments.n for units, moments in strata)
+    return Moments(
+        n,
+        mean,
+        variance * n * (n - 1),
+        min(moments.low for _, moments in strata),
+        max(moments.high for _, moments in strata),
+    )

@@ -1,16 +1,29 @@
-"""Data quality as values: what was checked, what was found, and whether it blocks a step up."""
+"""Data quality as values: what was checked, what was found, and whether it blocks a step up.
+
+A check that rests on a test blocks at 0.001 over all looks together, so that nineteen of them hold fewer than 2 % of healthy rollouts (union bound); it warns at 0.01 at one look.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
+from itertools import pairwise
 from typing import Literal
+
+from expnb.stats.moments import Moments
 
 CheckOutcome = Literal["ok", "warn", "block"]
 
-SAMPLE_RATIO_WARN = 0.01
-SAMPLE_RATIO_BLOCK = 0.001  # in total, over all looks
+BLOCK = 0.001  # in total, over all looks
+WARN = 0.01  # at one look
+MIN_CELL = 20
+# Of Dirichlet and Normal alternatives, in units: 100 looks for differences of a tenth of a standard deviation, a million for those of a thousandth.
+CONCENTRATIONS = (1e2, 1e3, 1e4, 1e5, 1e6)
+# Where few units are counted, only large differences can be seen.
+CONCENTRATIONS_RARE = (1e1, 1e2, 1e3, 1e4, 1e5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +35,7 @@ class Check:
     name : str
         Such as ``"sample_ratio"``.
     value : float or None
-        What was measured; its meaning belongs to the check.
+        What was measured; its meaning belongs to the check. None where it would give a small number of units away.
     outcome : {"ok", "warn", "block"}
     sentence : str
         In words, with numbers.
@@ -52,63 +65,6 @@ def spend(alpha: float, look: int) -> float:
     return alpha * 6 / (math.pi**2 * look**2)
 
 
-def sample_ratio_p(counts: Mapping[str, int], weights: Mapping[str, float]) -> float:
-    """Two-sided p-value of Pearson's chi-square test of the split against its weights.
-
-    Parameters
-    ----------
-    counts : mapping of str to int
-        Units per arm.
-    weights : mapping of str to float
-        Relative weight per arm, as the flag had them.
-
-    Returns
-    -------
-    float in [0, 1]
-
-    References
-    ----------
-    .. [1] Fabijan et al. (2019), Diagnosing Sample Ratio Mismatch in Online Controlled Experiments, KDD.
-    """
-    total, weight = sum(counts.values()), sum(weights.values())
-    if total == 0:
-        return 1.0
-    expected = {name: total * weights[name] / weight for name in weights}
-    statistic = sum((counts.get(name, 0) - mean) ** 2 / mean for name, mean in expected.items())
-    return chi_square_tail(statistic, len(weights) - 1)
-
-
-def sample_ratio(counts: Mapping[str, int], weights: Mapping[str, float], *, look: int = 1) -> Check:
-    """Whether the arms have the sizes that the flag's weights promise.
-
-    Parameters
-    ----------
-    look : int
-        Number of this look; the blocking threshold is 0.001 over all looks together.
-    """
-    p = sample_ratio_p(counts, weights)
-    total = sum(weights.values())
-    sizes = ", ".join(
-        f"{name} {counts.get(name, 0):,} (expected {sum(counts.values()) * weights[name] / total:,.0f})"
-        for name in weights
-    )
-    if p < spend(SAMPLE_RATIO_BLOCK, look):
-        return Check(
-            "sample_ratio",
-            p,
-            "block",
-            f"The arms do not have the promised sizes: {sizes}; p = {p:.2g}. Effects cannot be trusted: find where units are lost before any step up.",
-        )
-    if p < SAMPLE_RATIO_WARN:
-        return Check(
-            "sample_ratio",
-            p,
-            "warn",
-            f"The sizes of the arms are unusual: {sizes}; p = {p:.2g}. This warns and does not block; look for lost units.",
-        )
-    return Check("sample_ratio", p, "ok", f"The arms have the promised sizes: {sizes}; p = {p:.2g}.")
-
-
 def chi_square_tail(statistic: float, df: int) -> float:
     """P(chi-square with `df` degrees of freedom > `statistic`).
 
@@ -128,47 +84,309 @@ def chi_square_tail(statistic: float, df: int) -> float:
     return min(1.0, tail)
 
 
-def unusable_values(metric: str, *, null: int, nan: int, infinite: int, total: int) -> Check | None:
-    """How many values of a metric could not be used, by cause; None when all could."""
-    causes = [f"{count:,} {name}" for count, name in ((null, "empty"), (nan, "NaN"), (infinite, "infinite")) if count]
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted so that any of them below alpha is a false alarm with probability alpha at most.
+
+    Parameters
+    ----------
+    p_values : sequence of float
+        Each in [0, 1]; they may depend on each other.
+
+    Returns
+    -------
+    list of float
+        In the same order.
+
+    References
+    ----------
+    .. [1] Holm (1979), A simple sequentially rejective multiple test procedure.
+    """
+    adjusted, most = [1.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        most = max(most, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = most
+    return adjusted
+
+
+def log_multinomial_e(counts: Sequence[int], shares: Sequence[float], concentration: float) -> float:
+    """Log of the Bayes factor of Dirichlet(concentration x shares) against the shares themselves.
+
+    It is a martingale with mean 1 while units come in, if the shares are true; so it exceeds 1 / alpha at any look with probability alpha at most (Ville 1939).
+
+    Parameters
+    ----------
+    counts : sequence of int
+        Units per arm.
+    shares : sequence of float
+        Above 0, with sum 1.
+    concentration : float
+        Above 0, in units; the size of imbalance that is looked for is about ``1 / sqrt(concentration)``.
+
+    References
+    ----------
+    .. [1] Lindon and Malek (2022), Anytime-Valid Inference for Multinomial Count Data, NeurIPS, equation 5.
+    """
+    log_e = math.lgamma(concentration) - math.lgamma(concentration + sum(counts))
+    for count, share in zip(counts, shares, strict=True):
+        prior = concentration * share
+        log_e += math.lgamma(prior + count) - math.lgamma(prior) - count * math.log(share)
+    return log_e
+
+
+def anytime_p(log_e_values: Sequence[float]) -> float:
+    """The p-value, valid at any number of looks, of the average of e-values: ``min(1, 1 / mean)``.
+
+    References
+    ----------
+    .. [1] Ramdas et al. (2023), Game-theoretic statistics and safe anytime-valid inference: a mean of e-processes is one.
+    """
+    top = max(log_e_values)
+    log_mean = top + math.log(sum(math.exp(value - top) for value in log_e_values) / len(log_e_values))
+    return math.exp(min(0.0, -log_mean))
+
+
+def uneven_p(hits: Mapping[str, int], units: Mapping[str, int]) -> float:
+    """The p-value, valid at any number of looks, of a share being the same in every arm.
+
+    Given their total, hits fall on the arms as units do; the arms' shares of all units take the place of the true ones. The rarer of hits and misses is counted. This errs on the safe side, because hits drawn
+    without replacement vary less than multinomial ones.
+
+    Parameters
+    ----------
+    hits, units : mapping of str to int
+        Units that have something, and all units, per arm.
+
+    References
+    ----------
+    .. [1] Lindon and Malek (2022), Anytime-Valid Inference for Multinomial Count Data, NeurIPS.
+    """
+    arms = [name for name, n in units.items() if n > 0]
+    total = sum(units[name] for name in arms)
+    found = [hits.get(name, 0) for name in arms]
+    if 2 * sum(found) > total:
+        found = [units[name] - count for name, count in zip(arms, found, strict=True)]
+    shares = [units[name] / total for name in arms]
+    return anytime_p([log_multinomial_e(found, shares, concentration) for concentration in CONCENTRATIONS_RARE])
+
+
+def above_p(hits: int, total: int, share: float) -> float:
+    """The p-value, valid at any number of looks, of units having something with at most that probability.
+
+    The likelihood ratio of a larger probability is a supermartingale for all smaller ones; ratios from 1.1 to 1024 times the share are averaged.
+
+    Parameters
+    ----------
+    hits, total : int
+        Units that have it, and all units.
+    share : float
+        From 0 to below 1.
+
+    References
+    ----------
+    .. [1] Wald (1945), Sequential Tests of Statistical Hypotheses.
+    """
+    if share == 0:
+        return 0.0 if hits else 1.0
+    ratios = [ratio for ratio in (1.1, 1.25, 1.5, *(2.0**power for power in range(1, 11))) if ratio * share < 1]
+    return anytime_p(
+        [
+            hits * math.log(ratio) + (total - hits) * (math.log1p(-ratio * share) - math.log1p(-share))
+            for ratio in ratios or [1.0]
+        ]
+    )
+
+
+def log_normal_e(z: float, n: float, concentration: float) -> float:
+    """Log of the Bayes factor of an effect ~ Normal(0, 1 / concentration), in standard deviations, against none.
+
+    Parameters
+    ----------
+    z : float
+        Standard Normal under no effect.
+    n : float
+        Units that `z` is worth, ``n_a * n_b / (n_a + n_b)`` for two arms.
+
+    References
+    ----------
+    .. [1] Robbins (1970), Statistical Methods Related to the Law of the Iterated Logarithm.
+    .. [2] Johari et al. (2017), Peeking at A/B Tests, KDD, equation 5.
+    """
+    ratio = n / concentration
+    return (z * z * ratio / (1 + ratio) - math.log1p(ratio)) / 2
+
+
+def welch_z(a: Moments, b: Moments) -> float | None:
+    """Welch's t of two means as a standard Normal deviate of the same p-value; None without a variance.
+
+    References
+    ----------
+    .. [1] Welch (1947), The generalization of Student's problem.
+    .. [2] Wallace (1959), Bounds on normal approximations to Student's and the chi-square distributions: correct to 0.02 deviates.
+    """
+    if min(a.n, b.n) < 2:
+        return None
+    left, right = a.variance / a.n, b.variance / b.n
+    if left + right == 0:
+        return None
+    df = (left + right) ** 2 / (left**2 / (a.n - 1) + right**2 / (b.n - 1))
+    t = (b.mean - a.mean) / math.sqrt(left + right)
+    return math.copysign((8 * df + 1) / (8 * df + 3) * math.sqrt(df * math.log1p(t * t / df)), t)
+
+
+def count_of(n: int, what: str = "", *, min_cell: int = MIN_CELL) -> str:
+    """A number of units in words; below `min_cell` it stays unknown."""
+    return f"{f'{n:,}' if n >= min_cell else f'fewer than {min_cell}'} {what}".rstrip()
+
+
+def part_of(n: int, total: int, *, min_cell: int = MIN_CELL) -> str:
+    """So many of so many, in words; neither part nor rest is given when below `min_cell`."""
+    if 0 < total - n < min_cell:
+        return f"all but fewer than {min_cell} of {total:,}"
+    return f"{count_of(n, min_cell=min_cell)} of {total:,}"
+
+
+def _share(n: int, total: int, min_cell: int) -> float | None:
+    """A share, unless it gives a small number of units away."""
+    return n / total if total and n >= min_cell and not 0 < total - n < min_cell else None
+
+
+def p_words(p: float) -> str:
+    """A p-value with its sign of relation, such as ``"p = 0.0086"``."""
+    return f"p = {p:.2g}" if p > 1e-300 else "p < 1e-300"
+
+
+def unusable_values(metric: str, *, null: int, nan: int, infinite: int, total: int, min_cell: int = 0) -> Check | None:
+    """How many values of a metric could not be used, by cause; None when all could.
+
+    Parameters
+    ----------
+    min_cell : int
+        Smaller numbers of units are not shown.
+    """
+    causes = [
+        f"{count_of(count, name, min_cell=min_cell)}"
+        for count, name in ((null, "empty"), (nan, "NaN"), (infinite, "infinite"))
+        if count
+    ]
     if not causes:
         return None
     lost = null + nan + infinite
     return Check(
-        f"values:{metric}", lost / total, "warn", f"{metric}: {' and '.join(causes)} of {total:,} values were left out."
+        f"values:{metric}",
+        _share(lost, total, min_cell),
+        "warn",
+        f"{metric}: {' and '.join(causes)} of {total:,} values were left out.",
     )
 
 
-def lost_by_arm(metric: str, lost: Mapping[str, int], units: Mapping[str, int]) -> Check | None:
+def lost_by_arm(metric: str, lost: Mapping[str, int], units: Mapping[str, int], *, min_cell: int = 0) -> Check | None:
     """Whether values of a metric are missing more often in one arm than in another.
 
     Parameters
     ----------
     lost, units : mapping of str to int
         Units without a usable value, and all units, per arm.
+    min_cell : int
+        Smaller numbers of units are not shown.
 
     Returns
     -------
     Check or None
-        Blocks when Pearson's chi-square test of independence gives p below 0.001: an effect on the survivors is no effect of the variant. None when nothing is lost.
+        Blocks when `uneven_p` is 0.001 or less: an effect on the survivors is no effect of the variant. None otherwise.
 
     References
     ----------
     .. [1] Fabijan et al. (2019), Diagnosing Sample Ratio Mismatch in Online Controlled Experiments, KDD.
     """
-    share = sum(lost.values()) / max(1, sum(units.values()))
-    if not 0 < share < 1:
+    if not 0 < sum(lost.values()) < sum(units.values()):
         return None
-    statistic = sum((lost[name] - n * share) ** 2 / (n * share * (1 - share)) for name, n in units.items() if n)
-    p = chi_square_tail(statistic, len(units) - 1)
-    if p >= SAMPLE_RATIO_BLOCK:
+    p = uneven_p(lost, units)
+    if p > BLOCK:
         return None
-    parts = ", ".join(f"{name} {lost[name] / max(1, n):.1%}" for name, n in units.items())
     return Check(
         f"lost:{metric}",
         p,
         "block",
-        f"{metric}: values are missing unevenly ({parts}; p = {p:.2g}). Effects on the units that are left cannot be trusted: find out why values are lost before any step up.",
+        f"{metric}: values are missing unevenly ({_by_arm(lost, units, min_cell)}; {p_words(p)} over all looks, {BLOCK} blocks). "
+        "Effects on the units that are left cannot be trusted: find out why values are lost before any step up.",
+    )
+
+
+def _by_arm(hits: Mapping[str, int], units: Mapping[str, int], min_cell: int) -> str:
+    return ", ".join(
+        f"{name} {hits.get(name, 0) / n:.2%}"
+        if n and _share(hits.get(name, 0), n, min_cell) is not None
+        else f"{name} {part_of(hits.get(name, 0), n, min_cell=min_cell)}"
+        for name, n in units.items()
+    )
+
+
+def immature(metric: str, n_immature: int, total: int, *, min_cell: int = MIN_CELL) -> Check | None:
+    """How many units have a window that is not over; None when all are.
+
+    Parameters
+    ----------
+    n_immature, total : int
+        Units whose window is not over, and all units.
+
+    Returns
+    -------
+    Check or None
+        Warns when more than half are left out: what is left are the first to come.
+    """
+    if n_immature == 0:
+        return None
+    text = (
+        f"{metric}: the window of {part_of(n_immature, total, min_cell=min_cell)} units is not over; they are left out"
+    )
+    if 2 * n_immature > total:
+        return Check(
+            f"immature:{metric}",
+            _share(n_immature, total, min_cell),
+            "warn",
+            f"{text}. That is more than half, so the effect is one on the first units to come: wait until more windows are over.",
+        )
+    return Check(
+        f"immature:{metric}",
+        _share(n_immature, total, min_cell),
+        "ok",
+        f"{text} and will be counted when it is.",
+    )
+
+
+def constant(metric: str, low: float, high: float) -> Check | None:
+    """Whether all values of a metric are equal.
+
+    Parameters
+    ----------
+    low, high : float
+        Smallest and largest value over all arms.
+    """
+    if low != high:
+        return None
+    return Check(
+        f"constant:{metric}",
+        low,
+        "warn",
+        f"{metric}: every value is {low:,.6g}, so nothing can be learnt from it. Check how the column is filled, or name another one.",
+    )
+
+
+def negative(metric: str, low: float) -> Check | None:
+    """Whether a metric that cannot be below 0 is.
+
+    Parameters
+    ----------
+    low : float
+        Smallest value over all arms; NaN where there is none.
+    """
+    if not low < 0:
+        return None
+    return Check(
+        f"negative:{metric}",
+        low,
+        "block",
+        f'{metric}: the smallest value is {low:,.6g}, and values of this kind are 0 or above. Correct the column (refunds, sign), or use kind = "mean".',
     )
 
 
@@ -198,6 +416,340 @@ def outlier(metric: str, *, value: float, mean: float, m2: float) -> Check | Non
         share,
         "warn",
         f"{metric}: one unit has {value:,.6g} (mean {mean:,.4g}) and carries {share:.0%} of the variance of its arm. The mean hangs on it: check that it is real.",
+    )
+
+
+def drifted_names(found: Iterable[str], declared: Sequence[str]) -> dict[str, str]:
+    """Names in the data that are no declared arm, but one written otherwise.
+
+    Case, white space, invisible signs and the width of letters (Unicode NFKC) make no difference.
+
+    Returns
+    -------
+    dict of str to str
+        From each such name to the arm that is meant.
+    """
+    meant = {_plain(name): name for name in reversed(declared)}
+    return {name: meant[_plain(name)] for name in found if name not in declared and _plain(name) in meant}
+
+
+def _plain(name: str) -> str:
+    text = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(sign for sign in text if not sign.isspace() and unicodedata.category(sign) != "Cf")
+
+
+def drifting_names(column: str, names: Mapping[str, str]) -> Check | None:
+    """Whether arms appear under more than one spelling; None when they do not.
+
+    Parameters
+    ----------
+    names : mapping of str to str
+        As `drifted_names` gives it.
+    """
+    if not names:
+        return None
+    pairs = ", ".join(f"{name!r} for {arm!r}" for name, arm in names.items())
+    return Check(
+        "arm_names",
+        float(len(names)),
+        "block",
+        f"column {column!r} writes arms otherwise than the experiment: {pairs}. Their units are in no arm: correct the names where the data is made.",
+    )
+
+
+def days_missing(
+    counts: Mapping[date, Mapping[str, int]], weights: Mapping[str, float], *, min_cell: int = MIN_CELL
+) -> Check | None:
+    """Whether days have no unit at all, or none of one arm; None when all have.
+
+    Parameters
+    ----------
+    counts : mapping of date to mapping of str to int
+        Units per day and arm; days without any may be left out.
+    weights : mapping of str to float
+        Relative weight per arm.
+    min_cell : int
+        Days with fewer units are not asked for each arm.
+
+    Returns
+    -------
+    Check or None
+        Warns. A day lacks an arm when its units would miss it by chance with probability below 0.001, divided by the number of days.
+    """
+    totals = {day: sum(arms.values()) for day, arms in counts.items()}
+    days = sorted(day for day, n in totals.items() if n > 0)
+    if not days:
+        return None
+    span = (days[-1] - days[0]).days + 1
+    known = set(days)
+    empty = (day for place in range(span) if (day := days[0] + timedelta(days=place)) not in known)
+    first_empty, n_empty = [day for day, _ in zip(empty, range(NAMED_DAYS), strict=False)], span - len(days)
+    whole = sum(weights.values())
+    one_sided = [
+        (day, name)
+        for day in days
+        for name, weight in weights.items()
+        if counts[day].get(name, 0) == 0
+        and totals[day] >= min_cell
+        and totals[day] * math.log1p(-min(weight / whole, 1 - 1e-9)) < math.log(BLOCK / len(days))
+    ]
+    found = []
+    if n_empty:
+        found.append(
+            f"{n_empty:,} of {span:,} days have no unit ({_named([str(day) for day in first_empty], n_empty)})"
+        )
+    if one_sided:
+        texts = [f"{name} on {day}" for day, name in one_sided[:NAMED_DAYS]]
+        found.append(
+            f"on {len({day for day, _ in one_sided}):,} days an arm has no unit ({_named(texts, len(one_sided))})"
+        )
+    if not found:
+        return None
+    return Check(
+        "days",
+        float(n_empty + len({day for day, _ in one_sided})),
+        "warn",
+        f"Between {days[0]} and {days[-1]}, {' and '.join(found)}. Days of all arms are needed for a fair comparison: check the export, the time zone and stray dates.",
+    )
+
+
+NAMED_DAYS = 5
+
+
+def _named(texts: Sequence[str], total: int) -> str:
+    more = total - len(texts)
+    return ", ".join(texts) + (f" and {more:,} more" if more else "")
+
+
+def expectation(
+    name: str,
+    broken: Mapping[str, int],
+    units: Mapping[str, int],
+    tolerate: float,
+    *,
+    min_cell: int = MIN_CELL,
+) -> Check:
+    """Whether what has to hold for every exposed unit does hold.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``"audience"``.
+    broken, units : mapping of str to int
+        Exposed units that break it, and all exposed units, per arm.
+    tolerate : float
+        Share of units that may break it.
+
+    Returns
+    -------
+    Check
+        Blocks when arms break it unevenly (`uneven_p` is 0.001 or less), or when a larger share than tolerated breaks it and chance is no excuse (`above_p` is 0.001 or less): else one stray among the first
+        units would hold a rollout. Warns when fewer break it.
+    """
+    total, lost = sum(units.values()), sum(broken.values())
+    if lost == 0:
+        return Check(
+            f"expect:{name}",
+            0.0,
+            "ok",
+            f"Expectation {name} holds for all {count_of(total, 'units', min_cell=min_cell)}.",
+        )
+    value = _share(lost, total, min_cell)
+    p = uneven_p(broken, units)
+    share = "" if value is None else f" ({value:.2%})"
+    text = f"Expectation {name} is broken by {part_of(lost, total, min_cell=min_cell)} exposed units{share}"
+    if p <= BLOCK:
+        return Check(
+            f"expect:{name}",
+            value,
+            "block",
+            f"{text}, and unevenly by arm ({_by_arm(broken, units, min_cell)}; {p_words(p)} over all looks, {BLOCK} blocks). The variant decides who is exposed, so arms cannot be compared: correct the gate or the exposure before any step up.",
+        )
+    if lost > tolerate * total and (beyond := above_p(lost, total, tolerate)) <= BLOCK:
+        return Check(
+            f"expect:{name}",
+            value,
+            "block",
+            f"{text}; at most {tolerate:.2%} are tolerated ({'' if value is None else f'{p_words(beyond)} over all looks, '}{BLOCK} blocks). The flag reaches units that it should not: correct its targeting before any step up.",
+        )
+    few = "" if lost <= tolerate * total else "more than that, but few enough to be chance; "
+    return Check(
+        f"expect:{name}",
+        value,
+        "warn",
+        f"{text}; {few}up to {tolerate:.2%} are tolerated. It does not block; find out how they got in.",
+    )
+
+
+def pre_period_imbalance(metric: str, arms: Mapping[str, Moments], *, min_cell: int = MIN_CELL) -> Check | None:
+    """Whether the arms differed already before the exposure.
+
+    Parameters
+    ----------
+    metric : str
+        Name of what was measured before the exposure.
+    arms : mapping of str to Moments
+        Of that measure, control first.
+    min_cell : int
+        Arms with fewer units are not compared.
+
+    Returns
+    -------
+    Check or None
+        None when nothing can be compared. Warns when a treatment's Welch p is below 0.01 (Holm over treatments); blocks when its p over all looks is 0.001 or less (likewise), so that many looks and many covariates
+        together seldom hold a healthy rollout.
+
+    References
+    ----------
+    .. [1] Welch (1947), The generalization of Student's problem.
+    .. [2] Johari et al. (2017), Peeking at A/B Tests, KDD.
+    """
+    (_, control), *treatments = arms.items()
+    names, now, always = [], [], []
+    for name, moments in treatments:
+        z = welch_z(control, moments)
+        if z is None or min(control.n, moments.n) < min_cell:
+            continue
+        n = control.n * moments.n / (control.n + moments.n)
+        names.append(name)
+        now.append(math.erfc(abs(z) / math.sqrt(2)))
+        always.append(anytime_p([log_normal_e(z, n, concentration) for concentration in CONCENTRATIONS]))
+    if not names:
+        return None
+    now, always = holm(now), holm(always)
+    worst_p = min(now)
+    name = names[now.index(worst_p)]
+    p = min(always)
+    gap = arms[name].mean - control.mean
+    size = f"{gap / control.mean:+.2%}" if control.mean > 0 else f"{gap:+.4g}"
+    over = f" (Holm over {len(names)} treatments)" if len(names) > 1 else ""
+    text = f"before the exposure {name} and control differ by {size} (means {arms[name].mean:,.4g} and {control.mean:,.4g}); {p_words(worst_p)} at this look{over}, {p:.2g} over all looks"
+    if p <= BLOCK:
+        return Check(
+            f"pre_period:{metric}",
+            p,
+            "block",
+            f"{metric}: {text} ({BLOCK} blocks). The variant cannot have done that: find out how units got into the arms before any step up.",
+        )
+    if worst_p < WARN:
+        return Check(
+            f"pre_period:{metric}",
+            p,
+            "warn",
+            f"{metric}: {text}. This warns and does not block; use the measure as covariate and look at the assignment.",
+        )
+    return Check(
+        f"pre_period:{metric}",
+        p,
+        "ok",
+        f"{metric}: the arms were alike before the exposure; {p_words(worst_p)} at this look{over}.",
+    )
+
+
+OUTCOME_BEFORE = 0.001
+
+
+def outcome_before_exposure(metric: str, n: int, total: int, *, min_cell: int = MIN_CELL) -> Check | None:
+    """Whether units have an outcome dated before their exposure; None when none has.
+
+    Parameters
+    ----------
+    n, total : int
+        Units with such an outcome, and all units.
+
+    Returns
+    -------
+    Check or None
+        Blocks when more than 0.1 % have one.
+    """
+    if n == 0:
+        return None
+    text = f"{metric}: {part_of(n, total, min_cell=min_cell)} units have an outcome dated before their exposure, which the variant cannot have caused"
+    if n > OUTCOME_BEFORE * total:
+        return Check(
+            f"before:{metric}",
+            _share(n, total, min_cell),
+            "block",
+            f"{text} (at most {OUTCOME_BEFORE:.1%} are tolerated). Check the time zones and which exposure is the first before any step up.",
+        )
+    return Check(
+        f"before:{metric}",
+        _share(n, total, min_cell),
+        "warn",
+        f"{text}. So few do not block; check the clocks.",
+    )
+
+
+def repeated_units(
+    repeated: int, crossed: int, rows: int, units: int, *, exact: bool, column: str = "", min_cell: int = MIN_CELL
+) -> Check | None:
+    """Whether units occur in more than one row; None when none does.
+
+    Parameters
+    ----------
+    repeated, crossed : int
+        Units in more than one row, and those of them in two arms.
+    rows, units : int
+        That were counted.
+    exact : bool
+        Whether all rows were counted; else they are a sample.
+    column : str
+        Of the unit, for display.
+    """
+    if repeated == 0:
+        return None
+    where = f" of column {column!r}" if column else ""
+    many = count_of(repeated, f"units{where}", min_cell=min_cell)
+    two = f", {count_of(crossed, min_cell=min_cell)} of them in two arms" if crossed else ""
+    hidden = 0 < min(repeated, crossed or repeated, rows - units) < min_cell
+    of = f"{rows:,} rows" if hidden else f"{rows:,} rows, {units:,} units"
+    if exact:
+        text = f"{many} occur more than once{two} ({of})"
+    else:
+        text = f"In a sample ({of}), {many} occur more than once{two}; among all rows there are more"
+    return Check(
+        "repeated_units",
+        None if hidden else float(repeated),
+        "block",
+        f'{text[0].upper()}{text[1:]}; a cohort has one row per unit. Sum each unit to one row (shape = "rows"), or set unit = "row" if each row was randomised by itself.',
+    )
+
+
+CUMULATIVE_DAYS = 7  # a week has a day that is weaker than the one before
+
+
+def looks_cumulative(by_arm: Mapping[str, Sequence[float]]) -> bool:
+    """Whether totals of every arm never fall from day to day, over a week or more, and rise.
+
+    Parameters
+    ----------
+    by_arm : mapping of str to sequence of float
+        Totals per day, in the order of days.
+    """
+    return bool(by_arm) and all(
+        len(days) >= CUMULATIVE_DAYS and days[-1] > days[0] and all(a <= b for a, b in pairwise(days))
+        for days in by_arm.values()
+    )
+
+
+def cumulative(name: str, by_arm: Mapping[str, Sequence[float]]) -> Check | None:
+    """Whether a column of daily totals seems to hold running totals; None when it does not.
+
+    Parameters
+    ----------
+    name : str
+        Of the column.
+    by_arm : mapping of str to sequence of float
+        Totals per day, in the order of days.
+    """
+    if not looks_cumulative(by_arm):
+        return None
+    days = max(len(totals) for totals in by_arm.values())
+    return Check(
+        f"cumulative:{name}",
+        float(days),
+        "warn",
+        f"{name}: the totals of every arm never fall over {days} days, as running totals do. If each row counts all units so far, write cumulative = true under [totals]; otherwise units are counted many times.",
     )
 
 

@@ -1,0 +1,125 @@
+"""What a metric reads of a row: a column, an Ibis expression, or SQL."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from expnb.cohorts.engine import ask, unreadable
+from expnb.cohorts.sources import Source
+from expnb.errors import ColumnNotFoundError, MetricValuesError, SourceError
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
+
+BINARY: Mapping[type[ast.AST], Callable[[object, object], object]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.BitAnd: operator.and_,
+    ast.BitOr: operator.or_,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+UNARY: Mapping[type[ast.AST], Callable[[object], object]] = {ast.Invert: operator.invert, ast.USub: operator.neg}
+
+
+def from_ibis(table: ir.Table, text: str, name: str) -> ir.Column:
+    """The value of an Ibis expression over a row ``_``, such as ``"_.price * _.quantity"``.
+
+    Only columns, numbers, texts, operators and methods of columns are read: a specification is data, and never runs as a program.
+
+    Raises
+    ------
+    MetricValuesError
+        If the text is anything else.
+    ColumnNotFoundError
+        If the table lacks a column.
+    """
+    try:
+        return _value(ast.parse(text, mode="eval").body, table)  # type: ignore[return-value]  # the outermost node is a column
+    except ColumnNotFoundError:
+        raise
+    except Exception as error:
+        raise MetricValuesError(
+            name,
+            f"the Ibis expression {text!r} cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__}). Write columns as _.name or _['name'], with operators and methods, such as `_.price * _.quantity`.",
+        ) from error
+
+
+def _value(node: ast.AST, table: ir.Table) -> object:
+    match node:
+        case ast.Constant(value=bool() | int() | float() | str() as value):
+            return value
+        case ast.Attribute(value=ast.Name(id="_"), attr=name) | ast.Subscript(
+            value=ast.Name(id="_"), slice=ast.Constant(value=str(name))
+        ):
+            if name not in table.schema().names:
+                raise ColumnNotFoundError(name, table.schema().names)
+            return table[name]
+        case ast.Call(func=ast.Attribute(value=owner, attr=method), args=args, keywords=keywords) if not method.startswith("_"):
+            given = {str(word.arg): _value(word.value, table) for word in keywords}
+            return getattr(_value(owner, table), method)(*(_value(part, table) for part in args), **given)
+        case ast.BinOp(left=left, op=act, right=right) if type(act) in BINARY:
+            return BINARY[type(act)](_value(left, table), _value(right, table))
+        case ast.Compare(left=left, ops=[act], comparators=[right]) if type(act) in BINARY:
+            return BINARY[type(act)](_value(left, table), _value(right, table))
+        case ast.UnaryOp(op=act, operand=part) if type(act) in UNARY:
+            return UNARY[type(act)](_value(part, table))
+        case ast.List(elts=parts) | ast.Tuple(elts=parts):
+            return [_value(part, table) for part in parts]
+    raise ValueError(f"{ast.unparse(node)!r} is not allowed")
+
+
+def with_sql(source: Source, expressions: Mapping[str, tuple[str, str]]) -> ir.Table:
+    """The table of a source with one more column per SQL expression.
+
+    Parameters
+    ----------
+    expressions : mapping of str to (str, str)
+        Name of the new column, to the metric or expectation it belongs to and its SQL, in the language of the source.
+
+    Raises
+    ------
+    MetricValuesError
+        If a text is no single expression.
+    SourceError
+        If the engine does not understand it.
+    """
+    if not expressions:
+        return source.table
+    import sqlglot  # noqa: PLC0415 - 0.2 s, only when SQL is read
+    import sqlglot.expressions as sge  # noqa: PLC0415
+
+    engine = source.engine
+    dialect = engine.dialect
+    added = []
+    for column, (owner, text) in expressions.items():
+        try:
+            statements = sqlglot.parse(f"SELECT (\n{text}\n) AS x", dialect=dialect)
+        except sqlglot.errors.SqlglotError:
+            statements = []
+        (only,) = statements if len(statements) == 1 else (None,)
+        inner = only.expressions[0].unalias() if isinstance(only, sge.Select) and len(only.expressions) == 1 else None
+        if not isinstance(inner, sge.Paren) or only.args.get("from_") or inner.find(sge.Query, sge.AggFunc, sge.Window):
+            raise MetricValuesError(
+                owner,
+                f"{text!r} is no SQL expression over one row. Write columns, numbers and functions of them, such as `price * quantity`; sums are taken by expnb.",
+            )
+        added.append(sge.alias_(inner, column, quoted=True).sql(dialect=dialect))
+    ask(engine, source.table.limit(0))  # frames become known to their engine by being read
+    try:
+        return engine.sql(f"SELECT *, {', '.join(added)} FROM ({engine.compile(source.table)}) AS cohort")  # noqa: S608 - parsed above
+    except SourceError:
+        raise
+    except Exception as error:
+        raise unreadable(error) from error

@@ -1,0 +1,225 @@
+"""What is wrong with the data, named before anyone looks at an effect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from expnb.cohorts.reduce import Reduced, Sample
+from expnb.cohorts.statement import repeated_statement
+from expnb.cohorts.units import Units
+from expnb.errors import ArmsError, CohortError, MetricValuesError, NullArmError, UnitError
+from expnb.spec.experiment import Experiment
+from expnb.spec.metric import NEVER_NEGATIVE, Metric
+from expnb.stats import checks
+from expnb.stats.arrays import BoolArray
+from expnb.stats.cells import Cells
+from expnb.stats.checks import Check
+from expnb.stats.sample_ratio import Strata, sample_ratio, sample_ratio_by
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
+    import pyarrow as pa
+
+NO_ARM = "None"  # what an arm that is NULL reads as
+# Up to here counting every unit costs less than a second.
+EXACT_UP_TO = 4_000_000
+
+
+def check_arms(experiment: Experiment, cells: Cells) -> None:
+    """Refuse data whose arms are not those of the experiment.
+
+    Raises
+    ------
+    NullArmError, ArmsError, CohortError
+    """
+    found = sorted(set(cells.variant.tolist()))
+    if NO_ARM in found and NO_ARM not in experiment.weights:
+        raise NullArmError(experiment.variant, cells.count(NO_ARM))
+    drifted = checks.drifting_names(experiment.variant, checks.drifted_names(found, list(experiment.weights)))
+    if drifted:
+        raise CohortError(drifted.sentence)
+    if set(found) != set(experiment.variants):
+        raise ArmsError(experiment.variant, found, list(experiment.weights))
+
+
+def check_units(
+    experiment: Experiment, units: Units, reduced: Reduced, run: Callable[[ir.Table], pa.Table], *, exact: bool
+) -> None:
+    """Refuse a table in which a unit has two rows, two arms, or no id.
+
+    Parameters
+    ----------
+    exact : bool
+        Whether every unit is counted, however many there are; else one in 256 is looked at where there are millions, and every one if that finds anything.
+
+    Raises
+    ------
+    UnitError
+    """
+    crossed = int(reduced.crossed.sum())
+    if crossed:
+        raise UnitError(
+            f"{crossed:,} units of column {experiment.unit!r} were seen in two arms; a unit belongs to one. Find out why the assignment moved before you drop them: those who move are not like the others."
+        )
+    if units.grouped or "unit" not in units.table.columns:
+        return
+    if reduced.sample is not None and not exact and reduced.cells.units > EXACT_UP_TO and not _repeats(reduced.sample):
+        return
+    found = _added(run(repeated_statement(units)))
+    if found["null"]:
+        raise UnitError(
+            f"{found['null']:,} rows have no value in the unit column {experiment.unit!r}; every row needs the unit that was randomised. Find out where the ids were lost."
+        )
+    if found["repeated"]:
+        arms = f", {found['crossed']:,} of them in two arms" if found["crossed"] else ""
+        raise UnitError(
+            f"{found['repeated']:,} units of column {experiment.unit!r} occur more than once{arms} ({found['rows']:,} rows, {found['units']:,} units); "
+            'a cohort has one row per unit. Set shape = "rows" to sum the rows of a unit, or unit = "row" if each row was randomised by itself.'
+        )
+
+
+def _repeats(sample: Sample) -> bool:
+    """Whether a sampled unit has two rows in one experiment, or no id."""
+    pairs = np.rec.fromarrays([sample.experiment, sample.unit])
+    return np.unique(pairs).size < sample.unit.size
+
+
+def _added(rows: pa.Table) -> dict[str, int]:
+    names = [name for name in rows.column_names if name != "experiment"]
+    return {name: sum(value or 0 for value in rows.column(name).to_pylist()) for name in names}
+
+
+def check_values(experiment: Experiment, reduced: Reduced) -> None:
+    """Refuse metrics without a usable value, and values that their kind cannot have.
+
+    Raises
+    ------
+    MetricValuesError
+    """
+    for metric in experiment.metrics:
+        cells = reduced.cells.metrics[metric.name]
+        if not cells.n_ok.sum():
+            late = int(cells.n_immature.sum())
+            why = (
+                f"the window of all {late:,} units is still open. Wait until day {metric.window_days:g} is over, or say up to when the data are complete: load_cohort(…, as_of=…)."
+                if late
+                else f"{_where(metric)} has no usable value in any row. Check how the column is filled."
+            )
+            raise MetricValuesError(metric.name, why)
+        odd = reduced.odd.get(metric.name, 0)
+        if odd:
+            raise MetricValuesError(
+                metric.name,
+                f"{odd:,} values of {_where(metric)} are neither 0 nor 1; "
+                f'a {metric.kind} is 0 or 1 per unit. Use kind = "mean", or make it 0 or 1.',
+            )
+        low = float(np.nanmin(cells.low))
+        if metric.kind in NEVER_NEGATIVE and low < 0:
+            raise MetricValuesError(
+                metric.name,
+                f'{_where(metric)} goes down to {low:,.6g}; a {metric.kind} is never below 0. Use kind = "mean", or repair the values.',
+            )
+
+
+def _where(metric: Metric) -> str:
+    if metric.event:
+        return f"event {metric.event!r}"
+    return f"column {metric.column!r}" if metric.column else f"expression {metric.sql or metric.ibis or metric.numerator!r}"
+
+
+def quality(experiment: Experiment, cells: Cells) -> tuple[Check, ...]:
+    """Every check on the cells of an experiment, the sample ratio first."""
+    found: list[Check | None] = [sample_ratio(_strata(experiment, cells), min_cell=experiment.min_cell)]
+    found += sample_ratio_by(_views(experiment, cells), min_cell=experiment.min_cell)
+    found += _of_days(experiment, cells)
+    for part in experiment.expect:
+        broken = {arm: int(cells.broken[part.name][cells.variant == arm].sum()) for arm in experiment.variants}
+        found.append(
+            checks.expectation(part.name, broken, _units(experiment, cells), part.tolerate, min_cell=experiment.min_cell)
+        )
+    for metric in experiment.metrics:
+        found += _of_metric(experiment, cells, metric)
+    return tuple(check for check in found if check is not None)
+
+
+def _units(experiment: Experiment, cells: Cells) -> dict[str, int]:
+    return {arm: cells.count(arm) for arm in experiment.variants}
+
+
+def _strata(experiment: Experiment, cells: Cells, where: BoolArray | None = None) -> Strata:
+    """Units per arm with the weights of their time."""
+    where = np.ones(cells.n.size, dtype=np.bool_) if where is None else where
+    weights = [experiment.weights, *(epoch.weights for epoch in experiment.epochs)]
+    return [
+        (
+            {arm: int(cells.n[where & (cells.variant == arm) & (cells.epoch == number)].sum()) for arm in experiment.variants},
+            weights[number],
+        )
+        for number in sorted(set(cells.epoch[where].tolist()))
+    ]
+
+
+def _views(experiment: Experiment, cells: Cells) -> dict[str, dict[str, Strata]]:
+    views = {
+        name: {value: _strata(experiment, cells, cells.segments[name] == value) for value in cells.segment_values(name)}
+        for name in experiment.segments
+    }
+    days = cells.day[~np.isnat(cells.day)]
+    if np.unique(days).size > 1:
+        views["day"] = {str(day): _strata(experiment, cells, cells.day == day) for day in np.unique(days)}
+    return views
+
+
+def _of_days(experiment: Experiment, cells: Cells) -> Iterator[Check | None]:
+    if not experiment.exposed_at and experiment.events is None:
+        return
+    undated = int(cells.n[np.isnat(cells.day)].sum())
+    if undated:
+        yield Check(
+            "exposed_at",
+            undated / cells.units,
+            "warn",
+            f"{checks.count_of(undated, min_cell=experiment.min_cell)} units have no value in {experiment.exposed_at!r} and belong to no day.",
+        )
+    known = np.unique(cells.day[~np.isnat(cells.day)])
+    yield checks.days_missing(
+        {
+            day.item(): {arm: int(cells.n[(cells.day == day) & (cells.variant == arm)].sum()) for arm in experiment.variants}
+            for day in known
+        },
+        experiment.weights,
+        min_cell=experiment.min_cell,
+    )
+
+
+def _of_metric(experiment: Experiment, cells: Cells, metric: Metric) -> Iterator[Check | None]:
+    column, units, small = cells.metrics[metric.name], _units(experiment, cells), experiment.min_cell
+    late = int(column.n_immature.sum())
+    yield checks.immature(metric.name, late, cells.units, min_cell=small)
+    yield checks.unusable_values(
+        metric.name,
+        null=int(column.n_null.sum()),
+        nan=int(column.n_nan.sum()),
+        infinite=int(column.n_infinite.sum()),
+        total=cells.units,
+    )
+    by_arm = {arm: cells.variant == arm for arm in experiment.variants}
+    closed = {arm: units[arm] - int(column.n_immature[own].sum()) for arm, own in by_arm.items()}
+    lost = {arm: max(0, closed[arm] - int(column.n_ok[own].sum())) for arm, own in by_arm.items()}
+    if experiment.shape != "totals":  # there a metric may count other units than the experiment
+        lost = {arm: max(0, closed[arm] - int(column.n_ok[own].sum())) for arm, own in by_arm.items()}
+        yield checks.lost_by_arm(metric.name, lost, closed, min_cell=small)
+    if column.denominator is None:
+        yield checks.constant(metric.name, float(np.nanmin(column.low)), float(np.nanmax(column.high)))
+    if metric.covariate:
+        arms = {arm: cells.covariate_moments(metric.name, arm) for arm in experiment.variants}
+        yield checks.pre_period_imbalance(metric.name, arms, min_cell=small)
+    if not metric.is_share and column.denominator is None and column.q is None:
+        for own in by_arm.values():
+            moments = column.moments(own)
+            if moments.n:
+                farthest = max(moments.low, moments.high, key=lambda value: abs(value - moments.mean))
+                yield checks.outlier(metric.name, value=farthest, mean=moments.mean, m2=moments.m2)

@@ -1,0 +1,465 @@
+"""Rows to units: whatever a row is, one row per unit comes out, with columns whose names are ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from expnb.cohorts.engine import ask
+from expnb.cohorts.expressions import from_ibis, with_sql
+from expnb.cohorts.sources import Source
+from expnb.errors import CohortError, ColumnNotFoundError, MetricValuesError, UnitError
+from expnb.spec.experiment import ROW_UNIT, Events, Experiment
+from expnb.spec.metric import Metric
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
+
+PRE_PERIOD = "pre_period"
+MISSING_SEGMENT = "(none)"
+# Row-level means of these kinds become ratios of unit totals when a unit has many rows.
+ROW_MEANS = frozenset({"conversion", "mean", "duration"})
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What one metric reads of the unit table.
+
+    Parameters
+    ----------
+    metric : Metric
+    value : str
+        Name of the column with its values, or with the numerator of a ratio.
+    other, covariate, immature : str
+        Names of the columns with the denominator, the covariate, and whether the window is not over; empty where there is none.
+    """
+
+    metric: Metric
+    value: str
+    other: str = ""
+    covariate: str = ""
+    immature: str = ""
+
+    @property
+    def is_share(self) -> bool:
+        """Whether every value is 0 or 1."""
+        return self.metric.is_share and not self.other
+
+    @property
+    def logs(self) -> bool:
+        """Whether logarithms of the positive part are summed."""
+        return self.metric.kind in {"revenue", "duration"} and not self.other
+
+    @property
+    def binned(self) -> bool:
+        """Whether a histogram is needed, for a cap, a quantile, or counts."""
+        return not self.other and (self.metric.cap is not None or self.metric.kind in {"count", "duration", "quantile"})
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """One row per unit, columns under our own names: `arm`, `unit`, `segment_0` …, `day`, `v0` …, `late_0` …, `expect_0` …, `crossed`.
+
+    Parameters
+    ----------
+    table : ibis Table
+    measures : tuple of Measure
+    grouped : bool
+        Whether rows were summed to units; then no unit occurs twice, and `crossed` marks those seen in two arms.
+    as_of : datetime or None
+        Up to when the data are complete, where windows need it.
+    """
+
+    table: ir.Table
+    measures: tuple[Measure, ...]
+    grouped: bool
+    as_of: datetime | None
+
+
+def units_of(
+    experiment: Experiment, source: Source, events: Source | None = None, *, as_of: datetime | None = None
+) -> Units:
+    """The unit table of a source.
+
+    Raises
+    ------
+    ColumnNotFoundError, UnitError, MetricValuesError, CohortError
+        If the columns cannot hold what the experiment asks for.
+    """
+    check_columns(experiment, source.table)
+    table = _with_expressions(experiment, source, of_events=events is not None)
+    table = _in_window(experiment, table)
+    if events is not None:
+        return _from_events(experiment, table, events, as_of)
+    if experiment.shape == "rows":
+        return _from_rows(experiment, table, source, as_of)
+    return _from_units(experiment, table, source, as_of)
+
+
+# --- one row per unit -------------------------------------------------------------------------
+
+
+def _from_units(experiment: Experiment, table: ir.Table, source: Source, as_of: datetime | None) -> Units:
+    as_of = _complete_until(experiment, table, source, as_of)
+    columns = _keys(experiment, table)
+    if experiment.unit != ROW_UNIT:
+        columns["unit"] = table[experiment.unit]
+    names: dict[str, str] = {}  # a column that several metrics read is summed once
+
+    def read(name: str, owner: str) -> str:
+        value = _column(table, name, owner)
+        columns[names.setdefault(name, f"v{len(names)}")] = value
+        return names[name]
+
+    measures = []
+    for number, metric in enumerate(experiment.metrics):
+        late = _late(metric.window_days, as_of)
+        if late is not None:
+            columns[f"late_{number}"] = _later_than(table[experiment.exposed_at], late, experiment)
+        measures.append(
+            Measure(
+                metric,
+                read(metric.numerator if metric.kind == "ratio" else _own(metric, number), metric.name),
+                read(metric.denominator, metric.name) if metric.kind == "ratio" else "",
+                read(metric.covariate, metric.name) if metric.covariate else "",
+                f"late_{number}" if late is not None else "",
+            )
+        )
+    columns |= _expectations(experiment, table)
+    return Units(table.select(**columns), tuple(measures), grouped=False, as_of=as_of)
+
+
+# --- many rows per unit -----------------------------------------------------------------------
+
+
+def _from_rows(experiment: Experiment, table: ir.Table, source: Source, as_of: datetime | None) -> Units:
+    """Rows summed to the unit that was randomised: their errors are those of units, not of rows."""
+    as_of = _complete_until(experiment, table, source, as_of)
+    keys, flags = _keys(experiment, table), _expectations(experiment, table)
+    rows: dict[str, ir.Value] = {"unit": table[experiment.unit], **keys, **flags}
+    if experiment.exposed_at:
+        rows["exposed"] = table[experiment.exposed_at]
+    for number, metric in enumerate(experiment.metrics):
+        if metric.kind == "quantile":
+            raise MetricValuesError(
+                metric.name,
+                'a quantile of rows that share units has no honest error here. Make one value per unit where the data is made, and set shape = "unit".',
+            )
+        first = metric.numerator if metric.kind == "ratio" else _own(metric, number)
+        value = usable(_column(table, first, metric.name))
+        if metric.kind == "ratio":
+            second = usable(_column(table, metric.denominator, metric.name))
+            value, second = _where(second.notnull(), value), _where(value.notnull(), second)
+            rows[f"other_{number}"] = second
+        rows[f"value_{number}"] = value
+        if metric.covariate:
+            rows[f"covariate_{number}"] = usable(_column(table, metric.covariate, metric.name))
+    flat = table.select(**rows)
+    sums: dict[str, ir.Value] = {name: flat[name].min() for name in keys if name != "arm"}
+    sums |= {"arm": flat.arm.min(), "crossed": flat.arm.min() != flat.arm.max()}
+    sums |= {name: flat[name].any() for name in flags}
+    measures = []
+    for number, metric in enumerate(experiment.metrics):
+        value = flat[f"value_{number}"]
+        ratio = metric.kind == "ratio" or metric.kind in ROW_MEANS
+        sums[f"value_{number}"] = value.max() if metric.kind == "retention" else value.sum()
+        if ratio:
+            sums[f"other_{number}"] = (
+                flat[f"other_{number}"].sum() if metric.kind == "ratio" else _nonzero(value.count())
+            )
+        if metric.covariate:
+            sums[f"covariate_{number}"] = flat[f"covariate_{number}"].mean()
+        late = _late(metric.window_days, as_of)
+        if late is not None:
+            sums[f"late_{number}"] = _later_than(flat.exposed.min(), late, experiment)
+        measures.append(_numbered(metric, number, sums))
+    grouped = flat.group_by("unit").aggregate(**sums)
+    return Units(grouped, tuple(measures), grouped=True, as_of=as_of)
+
+
+# --- assignments and events -------------------------------------------------------------------
+
+
+def _from_events(experiment: Experiment, table: ir.Table, events: Source, as_of: datetime | None) -> Units:
+    """Assignments and events: each unit once, dated by its first exposure, with what it did in its window."""
+    spec = experiment.events
+    assert spec is not None  # noqa: S101 - the specification has checked it
+    log = _log(experiment, spec, events)
+    if as_of is None and any(_window(metric, spec) is not None for metric in experiment.metrics):
+        found = ask(events.engine, log.at.cast("timestamp").max()).as_py()
+        as_of = None if found is None else _as_utc(found, experiment)
+    people = _first_exposures(experiment, spec, table, log)
+    joined = people.inner_join(log, people.unit == log.log_unit)
+    sums: dict[str, ir.Value] = {}
+    for number, metric in enumerate(experiment.metrics):
+        sums |= _did(joined, metric, number, spec)
+    done = joined.group_by("unit").aggregate(**sums)
+    left = people.left_join(done, people.unit == done.unit)
+    columns: dict[str, ir.Value] = {name: people[name] for name in people.columns if name != "exposed"}
+    columns["day"] = people.exposed.cast("date")
+    measures = []
+    for number, metric in enumerate(experiment.metrics):
+        for name in (f"value_{number}", f"other_{number}", f"covariate_{number}"):
+            if name in sums:
+                missing_is_zero = metric.kind not in {"duration", "quantile"} or name.startswith("other")
+                columns[name] = left[name].fill_null(0.0) if missing_is_zero else left[name]
+        window = _window(metric, spec)
+        late = _late(None if window is None else window + spec.lateness_days, as_of)
+        if late is not None:
+            columns[f"late_{number}"] = _later_than(people.exposed, late, experiment)
+        measures.append(_numbered(metric, number, columns))
+    return Units(left.select(**columns), tuple(measures), grouped=True, as_of=as_of)
+
+
+def _log(experiment: Experiment, spec: Events, events: Source) -> ir.Table:
+    names = events.table.schema().names
+    for name in (experiment.unit, spec.at, spec.kind, *([spec.value] if spec.value else [])):
+        if name not in names:
+            raise ColumnNotFoundError(name, names)
+    table = events.table
+    log: dict[str, ir.Value] = {"log_unit": table[experiment.unit], "at": table[spec.at], "kind": table[spec.kind].cast("string")}
+    if spec.value:
+        log["amount"] = usable(_column(table, spec.value, spec.value))
+    return table.select(**log)
+
+
+def _first_exposures(experiment: Experiment, spec: Events, table: ir.Table, log: ir.Table) -> ir.Table:
+    """One row per unit: its arm, its segments, and when it was first exposed; units that were not are left out."""
+    keys = {name: value for name, value in _keys(experiment, table).items() if name != "day"}
+    flags = _expectations(experiment, table)
+    rows: dict[str, ir.Value] = {"unit": table[experiment.unit], **keys, **flags}
+    if experiment.exposed_at:
+        rows["exposed"] = table[experiment.exposed_at]
+    flat = table.select(**rows)
+    sums: dict[str, ir.Value] = {name: flat[name].min() for name in keys}
+    sums |= {name: flat[name].any() for name in flags}
+    sums["crossed"] = flat.arm.min() != flat.arm.max()
+    if experiment.exposed_at:
+        sums["exposed"] = flat.exposed.min()
+    people = flat.group_by("unit").aggregate(**sums)
+    if not spec.exposure:
+        return people
+    shown = log.filter(log.kind == spec.exposure)
+    if not experiment.exposed_at:
+        first = shown.group_by("log_unit").aggregate(exposed=shown["at"].min())
+        return people.inner_join(first, people.unit == first.log_unit).drop("log_unit")
+    both = people.inner_join(shown, (people.unit == shown.log_unit) & (shown["at"] >= people.exposed))
+    first = both.group_by("unit").aggregate(shown_at=both["at"].min())
+    reached = people.inner_join(first, people.unit == first.unit)
+    return reached.select(**{name: people[name] for name in people.columns if name != "exposed"}, exposed=first.shown_at)
+
+
+def _did(joined: ir.Table, metric: Metric, number: int, spec: Events) -> dict[str, ir.Value]:
+    """What a unit did in its window, and before its exposure."""
+    window = _window(metric, spec)
+    begin = joined.exposed if metric.from_days == 0 else joined.exposed + _span(metric.from_days)
+    within = joined["at"] >= begin
+    if window is not None:
+        within &= joined["at"] < joined.exposed + _span(window)
+    before = (joined["at"] < joined.exposed) & (joined["at"] >= joined.exposed - _span(spec.pre_days))
+    if metric.kind == "ratio":
+        top = _summed(joined, within & (joined.kind == metric.numerator), metric.column)
+        return {f"value_{number}": top, f"other_{number}": _summed(joined, within & (joined.kind == metric.denominator), "")}
+    chosen = joined.kind == metric.event
+    sums = {f"value_{number}": _folded(joined, within & chosen, metric)}
+    if metric.covariate == PRE_PERIOD:
+        sums[f"covariate_{number}"] = _folded(joined, before & chosen, metric).fill_null(0.0)
+    return sums
+
+
+def _folded(joined: ir.Table, chosen: ir.BooleanColumn, metric: Metric) -> ir.Value:
+    if metric.is_share:
+        return chosen.any().cast("float64")
+    if metric.kind in {"duration", "quantile"}:  # a unit's own typical value
+        return _where(chosen, joined.amount).mean()
+    return _summed(joined, chosen, "" if metric.kind == "count" and not metric.column else "amount")
+
+
+def _summed(joined: ir.Table, chosen: ir.BooleanColumn, column: str) -> ir.Value:
+    return _where(chosen, joined.amount).sum() if column else chosen.cast("float64").sum()
+
+
+def _window(metric: Metric, spec: Events) -> float | None:
+    return spec.window_days if metric.window_days is None else metric.window_days
+
+
+# --- parts ------------------------------------------------------------------------------------
+
+
+def usable(column: ir.Column) -> ir.Column:
+    """The values as float64, NULL where they are NaN or infinite."""
+    import ibis  # noqa: PLC0415 - 0.8 s, only when rows are needed
+
+    value = column.cast("float64")
+    if column.type().is_integer() or column.type().is_boolean():
+        return value
+    return ibis.cases((value.isnan() | value.isinf(), ibis.null("float64")), else_=value)
+
+
+def _where(condition: ir.BooleanColumn, value: ir.Value) -> ir.Value:
+    import ibis  # noqa: PLC0415 - 0.8 s, only when rows are needed
+
+    return ibis.cases((condition, value), else_=ibis.null("float64"))
+
+
+def _nonzero(count: ir.Value) -> ir.Value:
+    """A count, NULL where there is nothing to count."""
+    return count.cast("float64").nullif(0.0)
+
+
+def _span(days: float) -> ir.Value:
+    import ibis  # noqa: PLC0415 - 0.8 s, only when rows are needed
+
+    return ibis.interval(seconds=round(days * 86_400))
+
+
+def _numbered(metric: Metric, number: int, columns: Mapping[str, ir.Value]) -> Measure:
+    """The measure of a metric whose columns carry its number."""
+    names = {part: f"{part}_{number}" for part in ("value", "other", "covariate", "late")}
+    return Measure(metric, *(name if name in columns else "" for name in names.values()))
+
+
+def _late(window: float | None, as_of: datetime | None) -> datetime | None:
+    """Exposures after this moment have a window that is not over."""
+    return None if window is None or as_of is None else as_of - timedelta(days=window)
+
+
+def _own(metric: Metric, number: int) -> str:
+    return f"expnb_value_{number}" if metric.sql or metric.ibis else metric.column
+
+
+def _column(table: ir.Table, name: str, owner: str) -> ir.Column:
+    if name not in table.schema().names:
+        raise ColumnNotFoundError(name, [known for known in table.schema().names if not known.startswith("expnb_")])
+    dtype = table.schema()[name]
+    if not (dtype.is_numeric() or dtype.is_boolean()):
+        raise MetricValuesError(
+            owner, f"column {name!r} holds {dtype}, not numbers. Convert it, or name another column."
+        )
+    return table[name]
+
+
+def _keys(experiment: Experiment, table: ir.Table) -> dict[str, ir.Value]:
+    keys: dict[str, ir.Value] = {"arm": table[experiment.variant].cast("string")}
+    if experiment.experiment_column:
+        keys["experiment"] = table[experiment.experiment_column].cast("string")
+    for number, name in enumerate(experiment.segments):
+        keys[f"segment_{number}"] = table[name].cast("string").fill_null(MISSING_SEGMENT)
+    if experiment.exposed_at:
+        keys["day"] = table[experiment.exposed_at].cast("date")
+    return keys
+
+
+def _expectations(experiment: Experiment, table: ir.Table) -> dict[str, ir.Value]:
+    """Whether a unit breaks each expectation; an unknown answer breaks it too."""
+    return {
+        f"expect_{number}": ~table[f"expnb_expect_{number}"].cast("boolean").fill_null(False)
+        for number, _ in enumerate(experiment.expect)
+    }
+
+
+def _with_expressions(experiment: Experiment, source: Source, *, of_events: bool) -> ir.Table:
+    """The table with the values of SQL and Ibis expressions as columns."""
+    owners = [(f"expnb_expect_{number}", part.name, part.sql, part.ibis) for number, part in enumerate(experiment.expect)]
+    if not of_events:
+        owners += [
+            (f"expnb_value_{number}", metric.name, metric.sql, metric.ibis)
+            for number, metric in enumerate(experiment.metrics)
+        ]
+    table = with_sql(source, {column: (owner, sql) for column, owner, sql, _ in owners if sql})
+    added = {column: from_ibis(table, text, owner) for column, owner, _, text in owners if text}
+    return table.mutate(**added) if added else table
+
+
+def _in_window(experiment: Experiment, table: ir.Table) -> ir.Table:
+    """Units exposed from the first to the last day that was agreed; a partitioned table then reads those days alone."""
+    if not experiment.exposed_at or experiment.start is None or experiment.end is None:
+        return table
+    seen = table[experiment.exposed_at]
+    after = experiment.end + timedelta(days=1)
+    return table.filter(
+        seen >= _moment(experiment.start, seen, experiment), seen < _moment(after, seen, experiment)
+    )
+
+
+def _moment(day: date, column: ir.Column, experiment: Experiment) -> ir.Value:
+    import ibis  # noqa: PLC0415 - 0.8 s, only when rows are needed
+
+    if column.type().is_date():
+        return ibis.literal(day)
+    return _time(datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(experiment.timezone)), column, experiment)
+
+
+def _time(moment: datetime, column: ir.Value, experiment: Experiment) -> ir.Value:
+    import ibis  # noqa: PLC0415 - 0.8 s, only when rows are needed
+
+    zone = getattr(column.type(), "timezone", None)
+    if zone:
+        return ibis.literal(moment.astimezone(UTC), type=f"timestamp('{zone}')")
+    return ibis.literal(moment.astimezone(ZoneInfo(experiment.timezone)).replace(tzinfo=None))
+
+
+def _later_than(column: ir.Value, moment: datetime, experiment: Experiment) -> ir.Value:
+    if column.type().is_date():
+        return column > _moment(moment.astimezone(ZoneInfo(experiment.timezone)).date(), column, experiment)
+    return column > _time(moment, column, experiment)
+
+
+def _as_utc(found: datetime | date, experiment: Experiment) -> datetime:
+    """A time of the data, in the workspace's zone where it carries none."""
+    if not isinstance(found, datetime):
+        found = datetime(found.year, found.month, found.day) + timedelta(days=1)  # noqa: DTZ001 - the zone comes next
+    return (found if found.tzinfo else found.replace(tzinfo=ZoneInfo(experiment.timezone))).astimezone(UTC)
+
+
+def _complete_until(
+    experiment: Experiment, table: ir.Table, source: Source, as_of: datetime | None
+) -> datetime | None:
+    """Up to when the data are complete: as given, else the last exposure in them."""
+    windows = [metric.name for metric in experiment.metrics if metric.window_days is not None]
+    if not windows:
+        return None
+    if not experiment.exposed_at:
+        raise CohortError(
+            f"metric {windows[0]!r} has a window, and the experiment has no exposed_at, so nobody can tell whose window is over. Name the column of the first exposure."
+        )
+    if as_of is not None:
+        return as_of
+    found = ask(source.engine, table[experiment.exposed_at].max()).as_py()
+    return None if found is None else _as_utc(found, experiment)
+
+
+def check_columns(experiment: Experiment, table: ir.Table) -> None:
+    """Refuse a table whose columns cannot hold what the experiment asks for.
+
+    Raises
+    ------
+    ColumnNotFoundError, UnitError, CohortError
+    """
+    schema = table.schema()
+    folded = [name.casefold() for name in schema.names]
+    twins = [name for name in schema.names if folded.count(name.casefold()) > 1]
+    if twins:
+        raise CohortError(
+            f"columns {twins} differ only in upper and lower case; engines take one for the other. Rename one of them."
+        )
+    wanted: Sequence[str] = [experiment.variant, *experiment.segments]
+    wanted = [*wanted, *(name for name in (experiment.exposed_at, experiment.experiment_column) if name)]
+    wanted = [*wanted, experiment.unit] if experiment.unit != ROW_UNIT else wanted
+    for name in wanted:
+        if name not in schema.names:
+            raise ColumnNotFoundError(name, schema.names)
+    if experiment.unit != ROW_UNIT and (schema[experiment.unit].is_floating() or schema[experiment.unit].is_decimal()):
+        raise UnitError(
+            f"unit column {experiment.unit!r} holds decimal numbers ({schema[experiment.unit]}); an id is text or a whole number, because 7 and 7.0 would hash to different variants. "
+            "Cast it to integer or text where the data is made."
+        )
+    if experiment.exposed_at and not (
+        schema[experiment.exposed_at].is_timestamp() or schema[experiment.exposed_at].is_date()
+    ):
+        raise CohortError(
+            f"column {experiment.exposed_at!r} holds {schema[experiment.exposed_at]}, not times; days cannot be counted. Convert it to a timestamp or a date."
+        )

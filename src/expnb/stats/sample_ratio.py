@@ -1,0 +1,272 @@
+"""Whether arms have the sizes that the weights of the flag promise: one test that may block, and views that explain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from expnb.stats.checks import (
+    BLOCK,
+    CONCENTRATIONS,
+    MIN_CELL,
+    WARN,
+    Check,
+    anytime_p,
+    chi_square_tail,
+    count_of,
+    holm,
+    log_multinomial_e,
+    p_words,
+)
+
+SAMPLE_RATIO_WARN = WARN
+SAMPLE_RATIO_BLOCK = BLOCK  # in total, over all looks
+
+Strata = Sequence[tuple[Mapping[str, int], Mapping[str, float]]]
+"""Counts by arm with the weights that held for them; one entry for each epoch of the flag's weights."""
+
+
+def sample_ratio_p(strata: Strata) -> float:
+    """Two-sided p-value, at this look alone, of Pearson's chi-square test of the split against its weights.
+
+    Parameters
+    ----------
+    strata : sequence of (mapping of str to int, mapping of str to float)
+        Units per arm, and relative weight per arm as the flag had them. Statistics of strata add up.
+
+    Returns
+    -------
+    float in [0, 1]
+        0 where an arm of weight 0 has units.
+
+    References
+    ----------
+    .. [1] Fabijan et al. (2019), Diagnosing Sample Ratio Mismatch in Online Controlled Experiments, KDD.
+    """
+    statistic, df = 0.0, 0
+    for counts, weights in strata:
+        if _impossible(counts, weights):
+            return 0.0
+        total, live = sum(counts.get(name, 0) for name in weights), _live(weights)
+        if total:
+            statistic += sum((counts.get(name, 0) - total * share) ** 2 / (total * share) for name, share in live)
+            df += len(live) - 1
+    return chi_square_tail(statistic, df) if df else 1.0
+
+
+def sample_ratio_anytime_p(strata: Strata) -> float:
+    """p-value of the same question that stays valid over any number of looks.
+
+    It is the reciprocal of an e-value: the Bayes factor of Dirichlet(concentration x shares) against the shares, multiplied over strata, then averaged over concentrations from 100 to a million
+    units, so that imbalances from 10 % down to 0.1 % are found.
+
+    Parameters
+    ----------
+    strata : sequence of (mapping of str to int, mapping of str to float)
+
+    Returns
+    -------
+    float in [0, 1]
+        At or below alpha at any of all looks with probability alpha at most, when the weights are true.
+
+    References
+    ----------
+    .. [1] Lindon and Malek (2022), Anytime-Valid Inference for Multinomial Count Data, NeurIPS.
+    """
+    if any(_impossible(counts, weights) for counts, weights in strata):
+        return 0.0
+    log_e = [0.0] * len(CONCENTRATIONS)
+    for counts, weights in strata:
+        live = _live(weights)
+        found, shares = [counts.get(name, 0) for name, _ in live], [share for _, share in live]
+        for place, concentration in enumerate(CONCENTRATIONS):
+            log_e[place] += log_multinomial_e(found, shares, concentration)
+    return anytime_p(log_e)
+
+
+def sample_ratio(strata: Strata, *, min_cell: int = 0) -> Check:
+    """Whether the arms have the sizes that the flag's weights promise.
+
+    Parameters
+    ----------
+    strata : sequence of (mapping of str to int, mapping of str to float)
+        Units per arm and weights per arm; one entry for each epoch in which weights held. Epochs are tested each against its own weights, never pooled.
+    min_cell : int
+        Smaller numbers of units are not shown, nor what would give them away.
+
+    Returns
+    -------
+    Check
+        `value` is the p-value over all looks; 0.001 blocks. A p-value below 0.01 at this look warns. Where an arm is too small to be shown, the next larger of 0.001 and 1 stands for `value`.
+    """
+    p_now, p = sample_ratio_p(strata), sample_ratio_anytime_p(strata)
+    sizes, shown = _sizes(strata, min_cell)
+    if shown:
+        value = p
+        figures = (
+            f"{_gap_words(strata)}; {p_words(p_now)} at this look, {p:.2g} over all looks ({SAMPLE_RATIO_BLOCK} blocks)"
+        )
+    else:
+        value = SAMPLE_RATIO_BLOCK if p <= SAMPLE_RATIO_BLOCK else 1.0
+        figures = f"p over all looks is {'at most' if p <= SAMPLE_RATIO_BLOCK else 'above'} {SAMPLE_RATIO_BLOCK}"
+    facts = f"{sizes}; {figures}.{_epoch_words(strata, min_cell)}"
+    if p <= SAMPLE_RATIO_BLOCK:
+        return Check(
+            "sample_ratio",
+            value,
+            "block",
+            f"The arms do not have the promised sizes: {facts} Effects cannot be trusted: find where units are lost before any step up.",
+        )
+    if p_now < SAMPLE_RATIO_WARN:
+        return Check(
+            "sample_ratio",
+            value,
+            "warn",
+            f"The sizes of the arms are unusual: {facts} This warns and does not block; look for lost units.",
+        )
+    return Check("sample_ratio", value, "ok", f"The arms have the promised sizes: {facts}")
+
+
+def sample_ratio_views(
+    counts: Mapping[str, Mapping[str, Mapping[str, int]]], weights: Mapping[str, float], *, min_cell: int = MIN_CELL
+) -> tuple[Check, ...]:
+    """Where an imbalance sits: one check per view, which explains and never blocks.
+
+    Parameters
+    ----------
+    counts : mapping of str to mapping of str to mapping of str to int
+        From view (``"country"``, ``"day"``) to value to arm to units.
+    weights : mapping of str to float
+        Relative weight per arm.
+    min_cell : int
+        Values in which an arm should have fewer units are left out.
+    """
+    return sample_ratio_by(
+        {view: {value: [(arms, weights)] for value, arms in values.items()} for view, values in counts.items()},
+        min_cell=min_cell,
+    )
+
+
+def sample_ratio_by(views: Mapping[str, Mapping[str, Strata]], *, min_cell: int = MIN_CELL) -> tuple[Check, ...]:
+    """As `sample_ratio_views`, where each value has weights of its own, such as a day in an epoch.
+
+    Parameters
+    ----------
+    views : mapping of str to mapping of str to sequence of (mapping of str to int, mapping of str to float)
+        From view to value to strata.
+
+    Returns
+    -------
+    tuple of Check
+        Warns when the worst value's chi-square p is below 0.01 after Holm's adjustment over all values of all views.
+    """
+    tested = {
+        (view, value): sample_ratio_p(strata)
+        for view, values in views.items()
+        for value, strata in values.items()
+        if min(_expected(strata).values(), default=0.0) >= max(1, min_cell)
+    }
+    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
+    return tuple(_view(view, values, tested, adjusted, min_cell) for view, values in views.items())
+
+
+def _view(
+    view: str,
+    values: Mapping[str, Strata],
+    tested: Mapping[tuple[str, str], float],
+    adjusted: Mapping[tuple[str, str], float],
+    min_cell: int,
+) -> Check:
+    name, keys = f"sample_ratio:{view}", [key for key in adjusted if key[0] == view]
+    if not keys:
+        return Check(name, None, "ok", f"Sample ratio by {view}: no value has enough units to be tested.")
+    worst = min(keys, key=lambda key: (adjusted[key], tested[key]))
+    p, strata = adjusted[worst], values[worst[1]]
+    shown = _sizes(strata, min_cell)[1]
+    size = _gap_words(strata) if shown else f"an arm has fewer than {min_cell} units"
+    p_text = p_words(p) if shown else f"p is {'below' if p < SAMPLE_RATIO_WARN else 'not below'} {SAMPLE_RATIO_WARN}"
+    facts = f"{worst[1]!r} is the worst of {len(keys):,}: {size}; {p_text} (Holm over {len(adjusted):,} values)"
+    value = p if shown else None
+    if p < SAMPLE_RATIO_WARN:
+        return Check(
+            name,
+            value,
+            "warn",
+            f"Sample ratio by {view}: {facts}. Look there for lost units; this alone does not block.",
+        )
+    return Check(name, value, "ok", f"Sample ratio by {view}: no value stands out; {facts}.")
+
+
+def _live(weights: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Arms that should get units, with their shares."""
+    whole = sum(weights.values())
+    return [(name, weight / whole) for name, weight in weights.items() if weight > 0]
+
+
+def _impossible(counts: Mapping[str, int], weights: Mapping[str, float]) -> bool:
+    """Whether an arm of weight 0 has units."""
+    return any(weight == 0 and counts.get(name, 0) > 0 for name, weight in weights.items())
+
+
+def _found(strata: Strata) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for counts, weights in strata:
+        for name in weights:
+            found[name] = found.get(name, 0) + counts.get(name, 0)
+    return found
+
+
+def _expected(strata: Strata) -> dict[str, float]:
+    """Units that each arm should have; arms that should have none are left out."""
+    expected: dict[str, float] = {}
+    for counts, weights in strata:
+        total = sum(counts.get(name, 0) for name in weights)
+        for name, share in _live(weights):
+            expected[name] = expected.get(name, 0.0) + total * share
+    return expected
+
+
+def _sizes(strata: Strata, min_cell: int) -> tuple[str, bool]:
+    """Sizes beside what was promised, and whether all of them may be shown; if not, shares are promised, from which no size can be worked out."""
+    found, expected = _found(strata), _expected(strata)
+    total = sum(expected.values())
+    shown = all(n >= min_cell for n in found.values())
+    parts = []
+    for name, n in found.items():
+        mean = expected.get(name, 0.0)
+        promised = f"{mean:,.0f}" if shown else f"{mean / total:.1%}" if total else "any"
+        parts.append(f"{name} {count_of(n, min_cell=min_cell)} (expected {promised})")
+    return ", ".join(parts), shown
+
+
+def _gap(strata: Strata) -> tuple[str, float]:
+    """The arm farthest from its promised size, the last of equals, and by how much: 0.01 is 1 % too many."""
+    found, expected = _found(strata), _expected(strata)
+    gaps = {name: n / expected[name] - 1 if expected.get(name) else math.inf if n else 0.0 for name, n in found.items()}
+    name = max(reversed(list(gaps)), key=lambda arm: round(abs(gaps[arm]), 12))
+    return name, gaps[name]
+
+
+def _gap_words(strata: Strata) -> str:
+    name, gap = _gap(strata)
+    if gap == math.inf:
+        return f"{name} has units and was promised none"
+    if abs(gap) < 0.0005:
+        return "every arm is within 0.05 % of its promise"
+    return f"{name} has {100 * abs(gap):.1f} % {'more' if gap > 0 else 'fewer'} units than promised"
+
+
+def _epoch_words(strata: Strata, min_cell: int) -> str:
+    """The imbalance of each epoch, when the weights changed on the way."""
+    if len(strata) < 2:
+        return ""
+    parts = []
+    for number, stratum in enumerate(strata, start=1):
+        if not sum(_found([stratum]).values()):
+            text = "no unit"
+        elif _sizes([stratum], min_cell)[1]:
+            text = f"{_gap_words([stratum])} ({p_words(sample_ratio_p([stratum]))})"
+        else:
+            text = f"an arm has fewer than {min_cell} units"
+        parts.append(f"epoch {number}: {text}")
+    return f" The weights changed, so each epoch is held against its own: {'; '.join(parts)}."
