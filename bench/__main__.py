@@ -1,30 +1,43 @@
-"""Run every benchmark and write its figures."""
+"""Run every benchmark and write its figures; `python -m bench cells` runs only that module."""
 
 from __future__ import annotations
 
 import json
 import platform
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import start_up
+from bench import cells, start_up
+from bench.figure import Figure
 
 RESULTS = Path(__file__).with_name("results.json")
+MODULES = {"start_up": start_up, "cells": cells}
 
 
-def main() -> None:
+def main(*names: str) -> None:
     """Measure, print, and keep the figures of other runs that were not measured again."""
+    unknown = [name for name in names if name not in MODULES]
+    if unknown:
+        sys.exit(f"no benchmark is called {unknown[0]!r}; there are {', '.join(MODULES)}.")
+    for name in names or MODULES:
+        for figure in MODULES[name].figures():
+            print(f"{figure.name}: {figure.value:.4g} {figure.unit} ({figure.compared_with})", flush=True)
+            if figure.kept:
+                _keep(figure)
+
+
+def _keep(figure: Figure) -> None:
+    """Written at once: a run that breaks off later loses nothing."""
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    for figure in start_up.figures():
-        print(f"{figure.name}: {figure.value:.4g} {figure.unit} ({figure.compared_with})", flush=True)
-        results[figure.name] = {
-            "value": float(f"{figure.value:.4g}"),
-            "unit": figure.unit,
-            "compared_with": figure.compared_with,
-            "command": "make bench",
-            "date": f"{datetime.now(UTC):%Y-%m-%d}",
-            "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {_cores()} cores",
-        }
+    results[figure.name] = {
+        "value": float(f"{figure.value:.4g}"),
+        "unit": figure.unit,
+        "compared_with": figure.compared_with,
+        "command": "make bench",
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {_cores()} cores",
+    }
     RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
 
 
@@ -35,4 +48,4 @@ def _cores() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -13,3 +13,4 @@ class Figure:
     value: float
     unit: str
     compared_with: str
+    kept: bool = True  # a quick run is printed and not written

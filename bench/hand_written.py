@@ -53,7 +53,7 @@ def cells(connection: duckdb.DuckDBPyConnection, path: str) -> Numbers:
         If a value is missing or no number, or a unit occurs twice.
     """
     pilot = connection.execute(PILOT.format(path=path)).fetchnumpy()
-    shifts = {name: float(f"{np.nanmean(np.asarray(values, dtype=float)):.3g}") for name, values in pilot.items()}
+    shifts = {name: _near(values) for name, values in pilot.items()}
     rows = {
         name: np.ma.filled(column)
         for name, column in connection.execute(CELLS.format(path=path, **shifts)).fetchnumpy().items()
@@ -63,8 +63,13 @@ def cells(connection: duckdb.DuckDBPyConnection, path: str) -> Numbers:
     if np.unique(sample["unit"]).size < sample["unit"].size:
         raise DirtyDataError("a unit occurs twice")
     order = np.lexsort((rows["day"], rows["segment"].astype(str), rows["variant"].astype(str)))
-    numbers = _numbers({name: column[order] for name, column in rows.items()}, shifts)
-    return numbers
+    return _numbers({name: column[order] for name, column in rows.items()}, shifts)
+
+
+def _near(values: np.ndarray) -> float:
+    """A short number near the mean."""
+    values = np.ma.compressed(np.ma.asarray(values, dtype=float))
+    return float(f"{values[np.isfinite(values)].mean():.3g}")
 
 
 def _prove_complete(rows: Numbers) -> None:

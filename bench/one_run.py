@@ -62,7 +62,9 @@ min_days = 0
 BY_CELL = 'exposed_at = "exposure_ts"\nsegments = ["segment"]'
 
 
-def experiment(name: str = "bench", *, unit: str = "user_id", more: str = BY_CELL, revenue: str = "revenue") -> Experiment:
+def experiment(
+    name: str = "bench", *, unit: str = "user_id", more: str = BY_CELL, revenue: str = "revenue"
+) -> Experiment:
     """The experiment of the benchmark."""
     import expnb as xb
 
@@ -135,7 +137,10 @@ def tea_tasting(folder: Path, *, settings: str = "") -> Numbers:
         dot = "_" if "." in name else "."
         numbers[f"{name}{dot}mean"] = np.array([arm.mean(own) for arm in arms])
         numbers[f"{name}{dot}squares"] = np.array([arm.var(own) for arm in arms]) * (n - 1)
-    for name, other in (("revenue.covariate_cross", "pre_revenue"), ("revenue_per_session.denominator_cross", "sessions")):
+    for name, other in (
+        ("revenue.covariate_cross", "pre_revenue"),
+        ("revenue_per_session.denominator_cross", "sessions"),
+    ):
         numbers[name] = np.array([arm.cov("revenue", other) for arm in arms]) * (n - 1)
     return numbers
 

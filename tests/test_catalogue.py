@@ -82,6 +82,14 @@ def test_the_table_has_owner_version_certification_unit_and_kind(edit):
     assert "shop-marketing" in repr(ws.metrics())
 
 
+def test_an_empty_catalogue_says_so_and_what_cannot_be_read(demo):
+    for path in (demo.root / "metrics").iterdir():
+        path.unlink()
+    lines = repr(xb.open_workspace(demo.root, clock=demo.clock).metrics()).splitlines()
+    assert lines[0] == "the catalogue is empty: no file in metrics/ defines a metric."
+    assert "metric 'visit' has no kind and is not in the catalogue" in " ".join(lines[1:])
+
+
 def test_names_are_escaped_in_html(edit):
     page = edit('owner = "shop-marketing"', 'owner = "<b>shop</b>"').metrics()._repr_html_()
     assert "<b>" not in page

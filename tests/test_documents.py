@@ -48,6 +48,12 @@ def test_every_file_of_the_readme_is_read(tmp_path):
     assert xb.open_workspace(tmp_path).experiment("gate_position").goal.name == "retention_7"
 
 
+@pytest.mark.parametrize("text", re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), re.DOTALL))
+def test_every_experiment_of_the_data_page_is_read(text, tmp_path):
+    (tmp_path / "experiment.toml").write_text(text)
+    assert xb.read_experiment(tmp_path / "experiment.toml").goal.rope == 0.01
+
+
 def test_every_command_of_the_readme_is_tested():
     assert all(line.startswith(("expnb ", "make ")) for line in COMMANDS)
 

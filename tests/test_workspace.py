@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pandas as pd
 import pytest
 
 import expnb as xb
@@ -126,6 +127,63 @@ def test_a_source_is_a_path_in_the_workspace_or_a_table_or_query_of_a_connection
     assert demo.source(asked) == Warehouse("GAMES_WAREHOUSE", "", "SELECT * FROM assignments")
     with pytest.raises(errors.SpecError, match="names no source"):
         demo.source(replace(exp, source=""))
+
+
+def test_a_cohort_is_loaded_from_the_workspace_wherever_one_stands(demo, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    exp = demo.experiment("gate_position")
+    fresh = xb.load_cohort(exp, demo.source(exp)).cells.fingerprint
+    assert demo.load("gate_position").cells.fingerprint == demo.load(exp).cells.fingerprint == fresh
+
+
+def test_cells_are_cached_in_a_folder_of_the_experiment_and_can_be_forgotten(demo, players):
+    demo.load("gate_position", players)
+    assert not demo.cells_folder.exists()
+    demo.load("gate_position")
+    assert list((demo.cells_folder / "gate_position").iterdir())
+    assert demo.forget("gate_position")[0].cells > 0
+    assert demo.load("gate_position").cells.units == len(players)
+
+
+def test_events_are_taken_from_the_workspace_too(demo, monkeypatch, tmp_path):
+    units = [f"u{number}" for number in range(400)]
+    first = pd.Timestamp("2017-02-01", tz="UTC")
+    arms = ["gate_30" if number % 2 else "gate_40" for number in range(400)]
+    pd.DataFrame({"userid": units, "version": arms, "seen": first}).to_parquet(demo.root / "assigned.parquet")
+    bought = pd.DataFrame({"userid": units[::3], "at": first + pd.Timedelta(hours=5), "kind": "purchase"})
+    bought.to_parquet(demo.root / "happened.parquet")
+    (demo.root / "experiments" / "purchases.toml").write_text(
+        """
+schema = 1
+[experiment]
+name = "purchases"
+hypothesis = "A later gate sells more."
+owner = "games"
+flag = "purchases"
+unit = "userid"
+variant = "version"
+control = "gate_30"
+weights = { gate_30 = 50, gate_40 = 50 }
+exposed_at = "seen"
+shape = "events"
+source = "assigned.parquet"
+[events]
+source = "happened.parquet"
+at = "at"
+kind = "kind"
+[[metrics]]
+name = "bought"
+kind = "conversion"
+event = "purchase"
+role = "goal"
+rope = 0.01
+"""
+    )
+    monkeypatch.chdir(tmp_path)
+    cells = demo.load("purchases").cells
+    assert cells.units == 400
+    means = [cells.moments("bought", arm).mean * 200 for arm in ("gate_30", "gate_40")]
+    assert sum(means) == pytest.approx(len(bought))
 
 
 # --- what is kept, and for how long -------------------------------------------------------------------

@@ -12,7 +12,8 @@ from expnb._version import __version__
 
 if TYPE_CHECKING:
     from expnb import charts, datasets, demo, errors, flags, models, reports, widgets
-    from expnb.cohorts.cohort import Cohort, load_cohort
+    from expnb.cohorts.cohort import Cohort, load_cohort, load_cohorts
+    from expnb.cohorts.warehouse import Warehouse
     from expnb.decisions.decide import decide
     from expnb.decisions.decision import Decision
     from expnb.decisions.plan import RampPlan, plan_ramp
@@ -37,10 +38,12 @@ _HOMES = {
     "Posterior": "expnb.posterior.posterior",
     "Prior": "expnb.spec.prior",
     "RampPlan": "expnb.decisions.plan",
+    "Warehouse": "expnb.cohorts.warehouse",
     "Workspace": "expnb.workspace",
     "decide": "expnb.decisions.decide",
     "fit": "expnb.models.fit",
     "load_cohort": "expnb.cohorts.cohort",
+    "load_cohorts": "expnb.cohorts.cohort",
     "open_workspace": "expnb.workspace",
     "plan_ramp": "expnb.decisions.plan",
     "read_experiment": "expnb.spec.read",
@@ -57,6 +60,7 @@ __all__ = [
     "Posterior",
     "Prior",
     "RampPlan",
+    "Warehouse",
     "Workspace",
     "__version__",
     "charts",
@@ -67,6 +71,7 @@ __all__ = [
     "fit",
     "flags",
     "load_cohort",
+    "load_cohorts",
     "models",
     "open_workspace",
     "plan_ramp",

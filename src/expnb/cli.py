@@ -385,10 +385,9 @@ def _open(folder: Path, environment: str | None, actor: str | None = None) -> Wo
 def _decide(
     workspace: Workspace, experiment: Experiment, source: str, engine: Literal["exact", "pymc"], seed: int
 ) -> Decision:
-    from expnb.cohorts.cohort import load_cohort  # noqa: PLC0415 - each command loads what it needs
-    from expnb.models.fit import fit  # noqa: PLC0415
+    from expnb.models.fit import fit  # noqa: PLC0415 - each command loads what it needs
 
-    cohort = load_cohort(experiment, source or workspace.source(experiment))
+    cohort = workspace.load(experiment, source or None)
     return workspace.decide(experiment, fit(experiment, cohort, engine=engine, seed=seed))
 
 

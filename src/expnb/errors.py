@@ -173,6 +173,39 @@ class SourceError(ExpnbError, TypeError):
     """A source is of a kind that no cohort can be made from."""
 
 
+class QueryTooLongError(ExpnbError, TimeoutError):
+    """A query ran longer than the experiment allows, and was stopped."""
+
+    def __init__(self, what: str, max_seconds: float) -> None:
+        super().__init__(what, max_seconds)
+        self.what, self.max_seconds = what, max_seconds
+
+    def __str__(self) -> str:
+        return f"{self.what} ran longer than {self.max_seconds:g} s and was stopped; [cost] max_seconds is {self.max_seconds:g}. Read fewer days, aggregate the rows in a query of your own, or raise max_seconds."
+
+
+class TooManyRowsError(CohortError):
+    """A source has more rows than the experiment allows to read."""
+
+    def __init__(self, source: str, rows: int, max_rows: int) -> None:
+        super().__init__(source, rows, max_rows)
+        self.source, self.rows, self.max_rows = source, rows, max_rows
+
+    def __str__(self) -> str:
+        return f"{self.source} has about {self.rows:,} rows; [cost] max_rows is {self.max_rows:,}, and nothing was read. Filter the rows, read fewer days, or raise max_rows."
+
+
+class FullScanError(CohortError):
+    """A partitioned table would be read whole."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(source)
+        self.source = source
+
+    def __str__(self) -> str:
+        return f"{self.source} is partitioned and no day is named, so every partition would be read. Give the experiment start and end, or an `sql` with a filter."
+
+
 # --- posterior -------------------------------------------------------------------------------
 
 

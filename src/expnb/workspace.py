@@ -43,6 +43,7 @@ from expnb.spec.read import MetricDefinition, parse, read_catalogue, read_experi
 from expnb.spec.workspace_file import Environment, WorkspaceFile
 
 if TYPE_CHECKING:
+    from expnb.cohorts.cohort import Cohort
     from expnb.cohorts.warehouse import Warehouse
 
 T = TypeVar("T")
@@ -199,7 +200,9 @@ class Workspace:
             for metric in experiment.metrics:
                 if metric.name in users:
                     users[metric.name].append(name)
-                    notes[metric.name] += [f"{change} (experiment {name})" for change in _changes((metric,), registered)]
+                    notes[metric.name] += [
+                        f"{change} (experiment {name})" for change in _changes((metric,), registered)
+                    ]
         rows = [
             CatalogueRow(definition=definition, experiments=tuple(users[name]), notes=tuple(notes[name]))
             for name, definition in sorted(self.catalogue.items())
@@ -233,6 +236,35 @@ class Workspace:
                 f'experiment {experiment.name!r} names no source; pass the data to load_cohort, or add `source = "cohort.parquet"`.'
             )
         return self.root / experiment.source
+
+    def load(self, experiment: Experiment | str, source: object = None) -> Cohort:
+        """The cohort of an experiment of this workspace, by `load_cohort`.
+
+        Paths in its file are taken relative to the workspace, and cells of files that did not change come from the cache.
+
+        Parameters
+        ----------
+        experiment : Experiment or str
+            Or its name.
+        source : optional
+            Data in place of the experiment's own.
+        """
+        from expnb.cohorts.cohort import load_cohort  # noqa: PLC0415 - 1 s, and many commands read no data
+
+        asked = self.experiment(experiment) if isinstance(experiment, str) else experiment
+        own = source is None
+        return load_cohort(
+            asked,
+            self.source(asked) if own else source,
+            events=self._events(asked),
+            cache=self.cells_folder if own else None,
+        )
+
+    def _events(self, experiment: Experiment) -> Path | None:
+        """Where the events lie; None where there are none, and where `load_cohort` finds them without a path."""
+        if experiment.events is None or not experiment.events.source:
+            return None
+        return self.root / experiment.events.source
 
     @property
     def cells_folder(self) -> Path:

@@ -13,7 +13,7 @@ from expnb.stats.sample_ratio import sample_ratio, sample_ratio_views
 DAYS = 28
 PER_DAY = np.repeat([40, 200, 1000, 1500], 7)  # a ladder: 1, 5, 25, 50 %
 LOST = {"retention": 0.02, "revenue": 0.3, "rounds": 0.0005}
-LEAK = 0.00005
+LEAK = 0.0005  # half of what is tolerated
 
 
 def held_rollouts(weights, rollouts, seed):

@@ -371,7 +371,6 @@ def test_an_arm_below_min_cell_has_no_figures(small):
     assert {row.pop("n_control"), row.pop("n_treatment")} <= {0, 5000}
     named = {"metric", "kind", "role", "variant", "segment", "prior", "engine"}
     assert all(value is None for name, value in row.items() if name not in named)
-    assert set(posterior.counts.values()) <= {19, 5000}
 
 
 def test_a_posterior_that_may_not_be_shown_is_still_shown_everywhere(small):

@@ -7,7 +7,6 @@ holds the cells of all files together, and is written only when the units of all
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
@@ -26,7 +25,6 @@ from expnb.spec.canonical import digest
 from expnb.spec.experiment import Experiment
 from expnb.stats.bins import Bins
 from expnb.stats.cells import Cells, Logs, MetricCells, join
-from expnb.stats.checks import Check
 from expnb.stats.joint import Joint
 
 if TYPE_CHECKING:
@@ -73,9 +71,7 @@ class Cache:
         self.as_of = units.as_of
         self.spec = _spec(experiment)
 
-    def reduced(
-        self, source: Source, one: Callable[[str], Reduced], check: Callable[[Reduced], None]
-    ) -> Reduced:
+    def reduced(self, source: Source, one: Callable[[str], Reduced], check: Callable[[Reduced], None]) -> Reduced:
         """Cells of all files; those that are known and unchanged are not read.
 
         Parameters
@@ -92,10 +88,14 @@ class Cache:
         """
         files = [_file(path) for path in source.files]
         as_of = self.as_of.isoformat() if self.as_of else ""
-        whole = self.folder / f"all.{_short('|'.join([*(f.place + f.content for f in files), as_of]))}.{self.spec}.parquet"
+        whole = (
+            self.folder / f"all.{_short('|'.join([*(f.place + f.content for f in files), as_of]))}.{self.spec}.parquet"
+        )
         known = _read(whole, self.experiment)
         if known is not None:
-            return _said(replace(known[0], cells=replace(known[0].cells, source=source.name)), len(files), 0, "")
+            return replace(
+                known[0], cells=replace(known[0].cells, source=source.name), note=_said(len(files), 0, "")
+            )
         parts: list[Reduced] = []
         fresh, why = 0, ""
         for file in files:
@@ -116,7 +116,7 @@ class Cache:
         for old in self.folder.glob(f"all.*.{self.spec}.parquet"):
             old.unlink(missing_ok=True)
         _write(whole, replace(together, sample=None), self.as_of)
-        return _said(together, len(files), fresh, why)
+        return replace(together, note=_said(len(files), fresh, why))
 
     def _name(self, file: File) -> Path:
         return self.folder / f"{file.place}.{file.content}.{self.spec}.parquet"
@@ -139,7 +139,11 @@ class Cache:
             return " Windows that were open have moved on."
         if any(spec == self.spec for _, _, spec, _ in names):
             return f" {Path(file.path).name} changed since it was read."
-        return " The experiment reads other columns than before, or this version of expnb counts otherwise." if names else ""
+        return (
+            " The experiment reads other columns than before, or this version of expnb counts otherwise."
+            if names
+            else ""
+        )
 
     def _keep(self, file: File, reduced: Reduced) -> None:
         stale = list(self.folder.glob(f"{file.place}.*.{self.spec}.parquet"))
@@ -151,14 +155,35 @@ class Cache:
 
 def _spec(experiment: Experiment) -> str:
     """Of everything that decides what a cell holds; how effects are judged does not, nor does where a cap lies."""
-    judged = {"role": "info", "direction": "increase", "rope": None, "rope_abs": None, "margin": None, "margin_abs": None}
+    judged = {
+        "role": "info",
+        "direction": "increase",
+        "rope": None,
+        "rope_abs": None,
+        "margin": None,
+        "margin_abs": None,
+    }
     shown = {"owner": "", "version": "", "description": "", "certified": False, "unit": ""}
     metrics = [
         replace(metric, **judged, **shown, cap=None if metric.cap is None else 0.5)  # type: ignore[arg-type]  # names of its own fields
         for metric in experiment.metrics
     ]
-    names = ("name", "unit", "variant", "segments", "exposed_at", "start", "end", "shape", "experiment_column", "expect", "timezone")
-    return _short(digest({"version": VERSION, "metrics": metrics} | {name: getattr(experiment, name) for name in names}))
+    names = (
+        "name",
+        "unit",
+        "variant",
+        "segments",
+        "exposed_at",
+        "start",
+        "end",
+        "shape",
+        "experiment_column",
+        "expect",
+        "timezone",
+    )
+    return _short(
+        digest({"version": VERSION, "metrics": metrics} | {name: getattr(experiment, name) for name in names})
+    )
 
 
 def _short(text: str) -> str:
@@ -188,11 +213,13 @@ def _together(parts: Sequence[Reduced], source: str) -> Reduced:
     )
 
 
-def _said(reduced: Reduced, files: int, fresh: int, why: str) -> Reduced:
-    kept = files - fresh
-    sentence = f"{kept:,} of {files:,} files did not change since they were read; {fresh:,} were read now.{why}"
-    check = Check("cache", kept / files, "ok", sentence)
-    return replace(reduced, cells=replace(reduced.cells, checks=(*reduced.cells.checks, check)))
+def _said(files: int, fresh: int, why: str) -> str:
+    """What was not read again, and why something was; nothing where all is new."""
+    if fresh == files:
+        return why.strip()
+    if not fresh:
+        return "The data did not change since they were read; the cells come from the cache."
+    return f"{files - fresh:,} of {files:,} files did not change since they were read; {fresh:,} were read now.{why}"
 
 
 # --- cells as parquet -------------------------------------------------------------------------
@@ -246,7 +273,7 @@ def _replace(path: Path, table: pa.Table) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{uuid4().hex}")
     pq.write_table(table, draft, compression="zstd")
-    os.replace(draft, path)
+    draft.replace(path)
 
 
 def _read(path: Path, experiment: Experiment) -> tuple[Reduced, datetime | None] | None:
@@ -304,11 +331,11 @@ def _metric(
 
     plain = [entry.name for entry in fields(MetricCells) if f"m{number}_{entry.name}" in arrays]
     cells = MetricCells(shift=told["shift"], q=told["q"], **named("", plain))  # type: ignore[arg-type]  # names of its own fields
-    joints = {
-        part: Joint(told[part], **named(f"{part}_", ("n_missing", "s1", "s2", "cross")))  # type: ignore[arg-type]
-        for part in ("denominator", "covariate")
-        if part in told
-    }
+
+    def joint(part: str) -> Joint | None:
+        parts = ("n_missing", "s1", "s2", "cross")
+        return Joint(told[part], **named(f"{part}_", parts)) if part in told else None  # type: ignore[arg-type]
+
     logs = Logs(**named("logs_", ("n", "s1", "s2"))) if "logs" in told else None  # type: ignore[arg-type]
     bins = None
     if "bins" in told:
@@ -318,7 +345,7 @@ def _metric(
             np.repeat(np.arange(size), lengths),
             *(part.flatten().to_numpy(zero_copy_only=False) for part in lists.values()),
         )
-    return replace(cells, logs=logs, bins=bins, **joints)
+    return replace(cells, logs=logs, bins=bins, denominator=joint("denominator"), covariate=joint("covariate"))
 
 
 def _arrays(part: object) -> dict[str, np.ndarray[tuple[int], np.dtype[np.generic]]]:

@@ -15,7 +15,7 @@ from expnb.cohorts.cache import Cache
 from expnb.cohorts.engine import ask
 from expnb.cohorts.quality import check_arms, check_units, check_values, quality
 from expnb.cohorts.reduce import Reduced, reduce
-from expnb.cohorts.sources import Source, bind
+from expnb.cohorts.sources import Source, bind, is_partitioned
 from expnb.cohorts.totals import totals_cells
 from expnb.cohorts.units import Units, units_of
 from expnb.cohorts.warehouse import Warehouse
@@ -34,10 +34,19 @@ MARKS = {"ok": "✓", "warn": "⚠", "block": "✗"}
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
-    """A source bound to an experiment; holds statistics and checks, never rows."""
+    """A source bound to an experiment; holds statistics and checks, never rows.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    cells : Cells
+    note : str
+        How the cells were come by, where that is worth a sentence; no part of the evidence.
+    """
 
     experiment: Experiment
     cells: Cells
+    note: str = ""
 
     @property
     def checks(self) -> tuple[Check, ...]:
@@ -52,7 +61,8 @@ class Cohort:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {self.count(name)}" for name in self.experiment.variants)
         lines = [f"cohort of {self.experiment.name}: {self.cells.units:,} units from {self.cells.source} ({sizes})"]
-        return "\n".join(lines + [f"{MARKS[check.outcome]} {check.sentence}" for check in self.checks])
+        lines += [f"{MARKS[check.outcome]} {check.sentence}" for check in self.checks]
+        return "\n".join([*lines, *([self.note] if self.note else [])])
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -60,6 +70,7 @@ class Cohort:
             for name in self.experiment.variants
         )
         notes = "".join(f"<li>{MARKS[check.outcome]} {html.escape(check.sentence)}</li>" for check in self.checks)
+        notes += f"<li>{html.escape(self.note)}</li>" if self.note else ""
         caption = (
             f"{html.escape(self.experiment.name)}: {self.cells.units:,} units from {html.escape(self.cells.source)}"
         )
@@ -201,11 +212,16 @@ def _checked(experiment: Experiment, reduced: Reduced) -> Cohort:
     for metric in experiment.metrics:
         if metric.cap is not None and cells.metrics[metric.name].bins is not None:
             cells = cells.capped(metric.name, metric.cap)
-    return Cohort(experiment, replace(cells, checks=(*cells.checks, *quality(experiment, cells))))
+    return Cohort(experiment, replace(cells, checks=(*cells.checks, *quality(experiment, cells))), reduced.note)
 
 
 def _bind(experiment: Experiment, source: object) -> Source:
-    return bind(source, timezone=experiment.timezone, cost=experiment.cost)
+    bound = bind(source, timezone=experiment.timezone, cost=experiment.cost)
+    if is_partitioned(bound) and not (experiment.start and experiment.end and experiment.exposed_at):
+        raise CohortError(
+            f"{bound.name} is a partitioned table, and nothing says which days are wanted, so all of it would be read. Give the experiment start, end and exposed_at, or a query with a filter: sql."
+        )
+    return bound
 
 
 def _own_source(experiment: Experiment) -> object:
@@ -245,7 +261,14 @@ def _together(group: Sequence[Experiment]) -> Experiment:
     for experiment in group[1:]:
         for metric in experiment.metrics:
             known = metrics.setdefault(metric.name, replace(metric, role="info"))
-            chosen = {"role": "info", "rope": None, "rope_abs": None, "margin": None, "margin_abs": None, "direction": "increase"}
+            chosen = {
+                "role": "info",
+                "rope": None,
+                "rope_abs": None,
+                "margin": None,
+                "margin_abs": None,
+                "direction": "increase",
+            }
             if replace(known, **chosen) != replace(metric, **chosen):  # type: ignore[arg-type]  # names of its own fields
                 raise SpecError(
                     f"metric {metric.name!r} means one thing in experiment {group[0].name!r} and another in {experiment.name!r}; in one scan a name has one meaning. Give one of them another name, or define it in the catalogue."

@@ -14,7 +14,7 @@ from expnb.errors import ColumnNotFoundError, MetricValuesError, SourceError
 if TYPE_CHECKING:
     import ibis.expr.types as ir
 
-BINARY: Mapping[type[ast.AST], Callable[[object, object], object]] = {
+BINARY: Mapping[type[ast.AST], Callable[..., object]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -30,7 +30,7 @@ BINARY: Mapping[type[ast.AST], Callable[[object, object], object]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
-UNARY: Mapping[type[ast.AST], Callable[[object], object]] = {ast.Invert: operator.invert, ast.USub: operator.neg}
+UNARY: Mapping[type[ast.AST], Callable[..., object]] = {ast.Invert: operator.invert, ast.USub: operator.neg}
 
 
 def from_ibis(table: ir.Table, text: str, name: str) -> ir.Column:
@@ -46,7 +46,7 @@ def from_ibis(table: ir.Table, text: str, name: str) -> ir.Column:
         If the table lacks a column.
     """
     try:
-        return _value(ast.parse(text, mode="eval").body, table)  # type: ignore[return-value]  # the outermost node is a column
+        return _value(ast.parse(text, mode="eval").body, table)
     except ColumnNotFoundError:
         raise
     except Exception as error:
@@ -60,13 +60,16 @@ def _value(node: ast.AST, table: ir.Table) -> object:
     match node:
         case ast.Constant(value=bool() | int() | float() | str() as value):
             return value
-        case ast.Attribute(value=ast.Name(id="_"), attr=name) | ast.Subscript(
-            value=ast.Name(id="_"), slice=ast.Constant(value=str(name))
+        case (
+            ast.Attribute(value=ast.Name(id="_"), attr=name)
+            | ast.Subscript(value=ast.Name(id="_"), slice=ast.Constant(value=str(name)))
         ):
             if name not in table.schema().names:
                 raise ColumnNotFoundError(name, table.schema().names)
             return table[name]
-        case ast.Call(func=ast.Attribute(value=owner, attr=method), args=args, keywords=keywords) if not method.startswith("_"):
+        case ast.Call(func=ast.Attribute(value=owner, attr=method), args=args, keywords=keywords) if (
+            not method.startswith("_")
+        ):
             given = {str(word.arg): _value(word.value, table) for word in keywords}
             return getattr(_value(owner, table), method)(*(_value(part, table) for part in args), **given)
         case ast.BinOp(left=left, op=act, right=right) if type(act) in BINARY:
@@ -108,8 +111,8 @@ def with_sql(source: Source, expressions: Mapping[str, tuple[str, str]]) -> ir.T
             statements = sqlglot.parse(f"SELECT (\n{text}\n) AS x", dialect=dialect)
         except sqlglot.errors.SqlglotError:
             statements = []
-        (only,) = statements if len(statements) == 1 else (None,)
-        inner = only.expressions[0].unalias() if isinstance(only, sge.Select) and len(only.expressions) == 1 else None
+        only = statements[0] if len(statements) == 1 and isinstance(statements[0], sge.Select) else sge.Select()
+        inner = only.expressions[0].unalias() if len(only.expressions) == 1 else None
         if not isinstance(inner, sge.Paren) or only.args.get("from_") or inner.find(sge.Query, sge.AggFunc, sge.Window):
             raise MetricValuesError(
                 owner,

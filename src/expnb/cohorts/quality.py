@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -104,7 +105,9 @@ def check_values(experiment: Experiment, reduced: Reduced) -> None:
         if not cells.n_ok.sum():
             late = int(cells.n_immature.sum())
             why = (
-                f"the window of all {late:,} units is still open. Wait until day {metric.window_days:g} is over, or say up to when the data are complete: load_cohort(…, as_of=…)."
+                "no row has its totals yet. Wait for the first ones, or leave the metric out."
+                if experiment.totals
+                else f"the window of all {late:,} units is still open. Wait until day {metric.window_days:g} is over, or say up to when the data are complete: load_cohort(…, as_of=…)."
                 if late
                 else f"{_where(metric)} has no usable value in any row. Check how the column is filled."
             )
@@ -127,7 +130,11 @@ def check_values(experiment: Experiment, reduced: Reduced) -> None:
 def _where(metric: Metric) -> str:
     if metric.event:
         return f"event {metric.event!r}"
-    return f"column {metric.column!r}" if metric.column else f"expression {metric.sql or metric.ibis or metric.numerator!r}"
+    return (
+        f"column {metric.column!r}"
+        if metric.column
+        else f"expression {metric.sql or metric.ibis or metric.numerator!r}"
+    )
 
 
 def quality(experiment: Experiment, cells: Cells) -> tuple[Check, ...]:
@@ -138,7 +145,9 @@ def quality(experiment: Experiment, cells: Cells) -> tuple[Check, ...]:
     for part in experiment.expect:
         broken = {arm: int(cells.broken[part.name][cells.variant == arm].sum()) for arm in experiment.variants}
         found.append(
-            checks.expectation(part.name, broken, _units(experiment, cells), part.tolerate, min_cell=experiment.min_cell)
+            checks.expectation(
+                part.name, broken, _units(experiment, cells), part.tolerate, min_cell=experiment.min_cell
+            )
         )
     for metric in experiment.metrics:
         found += _of_metric(experiment, cells, metric)
@@ -155,7 +164,10 @@ def _strata(experiment: Experiment, cells: Cells, where: BoolArray | None = None
     weights = [experiment.weights, *(epoch.weights for epoch in experiment.epochs)]
     return [
         (
-            {arm: int(cells.n[where & (cells.variant == arm) & (cells.epoch == number)].sum()) for arm in experiment.variants},
+            {
+                arm: int(cells.n[where & (cells.variant == arm) & (cells.epoch == number)].sum())
+                for arm in experiment.variants
+            },
             weights[number],
         )
         for number in sorted(set(cells.epoch[where].tolist()))
@@ -176,6 +188,8 @@ def _views(experiment: Experiment, cells: Cells) -> dict[str, dict[str, Strata]]
 def _of_days(experiment: Experiment, cells: Cells) -> Iterator[Check | None]:
     if not experiment.exposed_at and experiment.events is None:
         return
+    if experiment.totals and experiment.totals.cumulative:  # units of a running total belong to no single day
+        return
     undated = int(cells.n[np.isnat(cells.day)].sum())
     if undated:
         yield Check(
@@ -187,7 +201,9 @@ def _of_days(experiment: Experiment, cells: Cells) -> Iterator[Check | None]:
     known = np.unique(cells.day[~np.isnat(cells.day)])
     yield checks.days_missing(
         {
-            day.item(): {arm: int(cells.n[(cells.day == day) & (cells.variant == arm)].sum()) for arm in experiment.variants}
+            day.item(): {
+                arm: int(cells.n[(cells.day == day) & (cells.variant == arm)].sum()) for arm in experiment.variants
+            }
             for day in known
         },
         experiment.weights,
@@ -198,7 +214,9 @@ def _of_days(experiment: Experiment, cells: Cells) -> Iterator[Check | None]:
 def _of_metric(experiment: Experiment, cells: Cells, metric: Metric) -> Iterator[Check | None]:
     column, units, small = cells.metrics[metric.name], _units(experiment, cells), experiment.min_cell
     late = int(column.n_immature.sum())
-    yield checks.immature(metric.name, late, cells.units, min_cell=small)
+    # In totals a metric may count other units than the experiment.
+    total = late + int(column.n_ok.sum()) if experiment.totals else cells.units
+    yield checks.immature(metric.name, late, total, min_cell=small)
     yield checks.unusable_values(
         metric.name,
         null=int(column.n_null.sum()),
@@ -208,8 +226,7 @@ def _of_metric(experiment: Experiment, cells: Cells, metric: Metric) -> Iterator
     )
     by_arm = {arm: cells.variant == arm for arm in experiment.variants}
     closed = {arm: units[arm] - int(column.n_immature[own].sum()) for arm, own in by_arm.items()}
-    lost = {arm: max(0, closed[arm] - int(column.n_ok[own].sum())) for arm, own in by_arm.items()}
-    if experiment.shape != "totals":  # there a metric may count other units than the experiment
+    if not experiment.totals:
         lost = {arm: max(0, closed[arm] - int(column.n_ok[own].sum())) for arm, own in by_arm.items()}
         yield checks.lost_by_arm(metric.name, lost, closed, min_cell=small)
     if column.denominator is None:
@@ -220,6 +237,6 @@ def _of_metric(experiment: Experiment, cells: Cells, metric: Metric) -> Iterator
     if not metric.is_share and column.denominator is None and column.q is None:
         for own in by_arm.values():
             moments = column.moments(own)
-            if moments.n:
+            if moments.n and math.isfinite(moments.low) and math.isfinite(moments.high):  # totals do not know them
                 farthest = max(moments.low, moments.high, key=lambda value: abs(value - moments.mean))
                 yield checks.outlier(metric.name, value=farthest, mean=moments.mean, m2=moments.m2)

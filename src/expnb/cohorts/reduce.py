@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PILOT_ROWS = 1000
+MISSING_SEGMENT = "(none)"
 # Beyond this many squared standard deviations sums around the shift have lost three of their sixteen digits.
 SHIFT_TOO_FAR = 1e3
 Key = tuple[object, ...]
@@ -53,6 +54,8 @@ class Reduced:
         Units seen in two arms, where rows were summed to units.
     odd : mapping of str to int
         Values of a share that are neither 0 nor 1, by metric; at least 1 where there are any.
+    note : str
+        How the cells were come by, where that is worth a sentence.
     """
 
     cells: Cells
@@ -60,6 +63,7 @@ class Reduced:
     sample: Sample | None
     crossed: IntArray
     odd: Mapping[str, int]
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +107,10 @@ def reduce(experiment: Experiment, units: Units, source: Source) -> Reduced:
     columns = {one.metric.name: _complete_cells(rows, one, shifts) for one in complete}
     columns |= {one.metric.name: _masked_cells(rows, one, shifts, number) for number, one in enumerate(masked)}
     odd = _odd(rows, complete, masked)
-    again = [one for one in complete if not _was_complete(columns[one.metric.name], rows, one)]
+    again = [one for one in complete if not _was_complete(columns[one.metric.name], one)]
     better = _better_shifts(units.measures, columns, shifts)
     again += [
-        one
-        for one in units.measures
-        if one not in again and better.keys() & {one.value, one.other, one.covariate}
+        one for one in units.measures if one not in again and better.keys() & {one.value, one.other, one.covariate}
     ]
     if again:
         shifts = {**shifts, **better}
@@ -185,9 +187,7 @@ def rounded(mean: float, spread: float) -> float:
     return round(mean / step) * step
 
 
-def _better_shifts(
-    measures: Sequence[Measure], columns: Mapping[str, MetricCells], shifts: Shifts
-) -> dict[str, float]:
+def _better_shifts(measures: Sequence[Measure], columns: Mapping[str, MetricCells], shifts: Shifts) -> dict[str, float]:
     """By column: a shift that lies far from the mean of a cell, in standard deviations of that cell, is replaced."""
     better = {}
     for one in measures:
@@ -223,7 +223,10 @@ def _cells(
     )
     return Cells(
         variant=_texts(rows, "arm"),
-        segments={name: _texts(rows, f"segment_{number}") for number, name in enumerate(experiment.segments)},
+        segments={
+            name: _texts(rows, f"segment_{number}", missing=MISSING_SEGMENT)
+            for number, name in enumerate(experiment.segments)
+        },
         day=days,
         n=_integers(rows, "n"),
         metrics={one.metric.name: columns[one.metric.name] for one in units.measures},
@@ -262,7 +265,7 @@ def _complete_cells(rows: pa.Table, one: Measure, shifts: Shifts) -> MetricCells
     )
 
 
-def _was_complete(cells: MetricCells, rows: pa.Table, one: Measure) -> bool:
+def _was_complete(cells: MetricCells, one: Measure) -> bool:
     """Whether sums without a mask are the right ones: all finite, and of a pair every value there."""
     finite = [cells.s1, cells.s2]
     pairs = [part for part in (cells.denominator, cells.covariate) if part]
@@ -359,5 +362,7 @@ def _integers(rows: pa.Table, name: str) -> IntArray:
     return np.nan_to_num(_numbers(rows, name)).astype(np.int64)
 
 
-def _texts(rows: pa.Table, name: str) -> TextArray:
-    return np.array([str(value) for value in rows.column(name).to_pylist()], dtype=np.str_)
+def _texts(rows: pa.Table, name: str, *, missing: str = "None") -> TextArray:
+    return np.array(
+        [missing if value is None else str(value) for value in rows.column(name).to_pylist()], dtype=np.str_
+    )

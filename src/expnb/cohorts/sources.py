@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import cache
 from glob import glob, has_magic
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from expnb.cohorts.engine import NO_LIMIT, Engine, unreadable
-from expnb.errors import PathNotFoundError, SourceError
+from expnb.cohorts.engine import NO_LIMIT, Engine, ask, run, tune, unreadable
+from expnb.cohorts.warehouse import Warehouse, open_warehouse
+from expnb.errors import PathNotFoundError, SourceError, TooManyRowsError
 from expnb.spec.experiment import Cost
 
 if TYPE_CHECKING:
+    import ibis.expr.operations as ops
     import ibis.expr.types as ir
     import pyarrow as pa
 
-
 READERS = {".parquet": "read_parquet", ".pq": "read_parquet", ".csv": "read_csv", ".gz": "read_csv", ".tsv": "read_csv"}
+LARGE_ROWS = 50_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,37 +49,124 @@ def bind(source: object, *, timezone: str, cost: Cost = NO_LIMIT) -> Source:
 
     Parameters
     ----------
-    source : str, Path, pandas or Polars frame, Arrow table, DuckDB relation, or Ibis table
+    source : str, Path, Warehouse, pandas or Polars frame, Arrow table, DuckDB relation, or Ibis table
         A path may hold wildcards; parquet and CSV are known.
     timezone : str
         In which times with a zone become days.
+    cost : Cost
+        A table with more than `max_rows` rows is refused; one in partitions is looked at by `check_size` once it has a filter.
 
     Raises
     ------
     PathNotFoundError
         If a path matches no file.
+    NameNotFoundError
+        If a connection has no such table.
+    TooManyRowsError
+        If the source has more rows than `cost` allows.
     SourceError
-        If the source is of another kind.
+        If the source is of another kind, or its engine does not answer.
     """
-    if isinstance(source, str | Path):
-        return _bind_path(str(source), timezone)
-    import ibis.expr.types as ir  # noqa: PLC0415 - 0.8 s, only when rows are needed
+    found = _bind(source, timezone, cost)
+    if not is_partitioned(found):
+        check_size(found, cost)
+    return found
 
-    if isinstance(source, ir.Table):
-        return Source(source, cast("Engine", source.get_backend()), f"Ibis table {_table_name(source)}")
-    return _bind_frame(source, timezone)
+
+def check_size(source: Source, cost: Cost) -> None:
+    """Refuse a source with more rows than allowed, and say before a long wait that it is long.
+
+    Raises
+    ------
+    TooManyRowsError
+        Before a row is read.
+    """
+    rows = estimate(source)
+    if cost.max_rows is not None:
+        if rows is None:
+            rows = int(ask(source.engine, source.table.count(), cost=cost, what=source.name).as_py())
+        if rows > cost.max_rows:
+            raise TooManyRowsError(source.name, rows, cost.max_rows)
+    if rows is not None and rows > LARGE_ROWS:
+        sys.stderr.write(
+            f"{source.name} has about {rows:,} rows; one pass over them may take a while, and stopping the cell stops it.\n"
+        )
+
+
+def estimate(source: Source) -> int | None:
+    """About how many rows a source has, if that is known without reading them."""
+    if source.files and all(READERS.get(Path(file).suffix) == "read_parquet" for file in source.files):
+        import pyarrow.parquet as pq  # noqa: PLC0415 - 0.3 s, only when rows are needed
+
+        return sum(int(pq.read_metadata(file).num_rows) for file in source.files)
+    if source.engine.name == "postgres":
+        return run(source.engine, lambda: _planned_rows(source), what=source.name)
+    return None
+
+
+def is_partitioned(source: Source) -> bool:
+    """Whether a source is a table in partitions, which is not to be read without naming days."""
+    if source.files or source.engine.name not in {"postgres", "pyspark"}:
+        return False
+    import ibis.expr.operations as ops  # noqa: PLC0415 - 0.8 s, only when rows are needed
+
+    tables: list[ops.DatabaseTable] = list(source.table.op().find(ops.DatabaseTable))
+    has_partitions = _postgres_partitions if source.engine.name == "postgres" else _spark_partitions
+    return run(source.engine, lambda: any(has_partitions(source.engine, table) for table in tables), what=source.name)
 
 
 @cache
-def duckdb_engine(timezone: str) -> object:
+def duckdb_engine(timezone: str) -> Engine:
     """The one DuckDB connection of this process for a time zone."""
     import ibis  # noqa: PLC0415 - 0.8 s, only when rows are needed
 
-    engine = ibis.duckdb.connect()
-    # Times with a zone become days in the session's zone; parquet statistics exclude NaN and would prune rows wrongly.
-    engine.raw_sql(f"SET TimeZone = '{timezone}'")
-    engine.raw_sql("SET disabled_optimizers = 'statistics_propagation,filter_pushdown'")
+    engine = cast("Engine", ibis.duckdb.connect())
+    tune(engine, timezone)
     return engine
+
+
+def _bind(source: object, timezone: str, cost: Cost) -> Source:
+    if isinstance(source, str | Path):
+        return _bind_path(str(source), timezone)
+    if isinstance(source, Warehouse):
+        return Source(*open_warehouse(source, timezone=timezone, cost=cost))
+    import ibis.expr.types as ir  # noqa: PLC0415 - 0.8 s, only when rows are needed
+
+    if isinstance(source, ir.Table):
+        return Source(source, _engine_of(source, timezone), f"Ibis table {_table_name(source)}")
+    return _bind_frame(source, timezone)
+
+
+def _engine_of(table: ir.Table, timezone: str) -> Engine:
+    """The engine of an Ibis table; a frame in memory has ours."""
+    import ibis.expr.operations as ops  # noqa: PLC0415
+    from ibis.common.exceptions import IbisError  # noqa: PLC0415
+
+    if not table.op().find((ops.DatabaseTable, ops.SQLQueryResult, ops.UnboundTable)):
+        return duckdb_engine(timezone)
+    try:
+        return cast("Engine", table.get_backend())
+    except IbisError as error:
+        raise unreadable(error) from error
+
+
+def _planned_rows(source: Source) -> int:
+    engine = cast("Any", source.engine)
+    plan = engine.con.execute(f"EXPLAIN (FORMAT JSON) {engine.compile(source.table)}").fetchone()[0]
+    return int(plan[0]["Plan"]["Plan Rows"])
+
+
+def _postgres_partitions(engine: Any, table: ops.DatabaseTable) -> bool:  # noqa: ANN401 - an Ibis backend
+    name = ".".join('"' + part.replace('"', '""') + '"' for part in (table.namespace.database, table.name) if part)
+    kind = engine.con.execute("SELECT relkind FROM pg_class WHERE oid = to_regclass(%s)", (name,)).fetchone()
+    return bool(kind) and kind[0] in {"p", b"p"}
+
+
+def _spark_partitions(engine: Any, table: ops.DatabaseTable) -> bool:  # noqa: ANN401 - an Ibis backend
+    where = (table.namespace.catalog, table.namespace.database, table.name)
+    name = ".".join("`" + part.replace("`", "``") + "`" for part in where if part)
+    catalog = engine._session.catalog  # noqa: SLF001 - Ibis has no other way to it
+    return any(column.isPartition for column in catalog.listColumns(name))
 
 
 def _bind_path(path: str, timezone: str) -> Source:
@@ -90,13 +180,9 @@ def _bind_path(path: str, timezone: str) -> Source:
         raise SourceError(
             f"cohort file {path!r} ends in {Path(files[0]).suffix!r}; known are {', '.join(READERS)}. Convert it to parquet, or pass a frame."
         )
-    import duckdb  # noqa: PLC0415 - 0.2 s, only when rows are needed
-
     engine = duckdb_engine(timezone)
-    try:
-        return Source(getattr(engine, reader)(files), cast("Engine", engine), Path(path).name, tuple(files))
-    except duckdb.Error as error:
-        raise unreadable(error) from error
+    table = run(engine, lambda: getattr(engine, reader)(files), what=Path(path).name)
+    return Source(table, engine, Path(path).name, tuple(files))
 
 
 def _bind_frame(source: object, timezone: str) -> Source:
@@ -113,7 +199,7 @@ def _bind_frame(source: object, timezone: str) -> Source:
         raise SourceError(
             f"a cohort cannot be made from a {kind}; pass a parquet or CSV path, a pandas, Polars or Arrow frame, a DuckDB relation or an Ibis table."
         )
-    return Source(ibis.memtable(source), cast("Engine", duckdb_engine(timezone)), f"{kind} in memory")
+    return Source(ibis.memtable(source), duckdb_engine(timezone), f"{kind} in memory")
 
 
 def _arrow(frame: object) -> pa.Table:

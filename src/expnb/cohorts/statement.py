@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 # Cells over this are no statistics any more: somebody grouped by an id.
 MAX_CELLS = 1_000_000
-# One unit in so many is looked at, to find units that occur twice.
-SAMPLE_ONE_IN = 256
+# One unit in so many is looked at, to find units that occur twice; a prime, so that ids in steps are met too.
+SAMPLE_ONE_IN = 257
 Shifts = Mapping[str, float]  # by column of the unit table
 
 
@@ -73,10 +73,15 @@ def bins_statement(units: Units, measure: Measure, shift: float) -> ir.Table:
 
 
 def sample_statement(units: Units) -> ir.Table:
-    """Hash and arm of one unit in `SAMPLE_ONE_IN`, a row for each of its rows; no id."""
-    keys = [name for name in ("experiment", "arm") if name in units.table.columns]
-    hashes = units.table.select(*keys, unit_hash=units.table.unit.hash())
-    return hashes.filter(hashes.unit_hash % SAMPLE_ONE_IN == 0)
+    """Hash and arm of one unit in `SAMPLE_ONE_IN`, a row for each of its rows, and of rows without a unit; no id.
+
+    Whole numbers are chosen by their remainder, which costs a third of a hash.
+    """
+    table = units.table
+    keys = [name for name in ("experiment", "arm") if name in table.columns]
+    number = table.unit if table.unit.type().is_integer() else table.unit.hash()
+    chosen = table.filter((number % SAMPLE_ONE_IN == 0) | table.unit.isnull())
+    return chosen.select(*keys, unit_hash=chosen.unit.hash().fill_null(0))
 
 
 def repeated_statement(units: Units) -> ir.Table:
@@ -103,7 +108,7 @@ def _gaps(table: ir.Table, measure: Measure, shifts: Shifts) -> dict[str, ir.Val
             columns[f"gap_{name}"] = table[name].cast("float64") - _number(shifts.get(name, 0.0))
     if measure.logs:
         value = table[measure.value].cast("float64")
-        columns[f"log_{measure.value}"] = _positive(value).ln()
+        columns[f"log_{measure.value}"] = _log(value)
     return columns
 
 
@@ -146,7 +151,7 @@ def _masked_gaps(table: ir.Table, measure: Measure, shifts: Shifts, number: int)
     if measure.immature:
         columns["late"] = table[measure.immature]
     if measure.logs:
-        columns["log"] = _positive(value).ln()
+        columns["log"] = _log(value)
     for part, name in (("other", measure.other), ("covariate", measure.covariate)):
         if name:
             columns[part] = usable(table[name]) - _number(shifts.get(name, 0.0))
@@ -192,11 +197,11 @@ def _log_sums(log: ir.Column, name: str) -> dict[str, ir.Scalar]:
     return {f"log_n_{name}": log.count(), f"log_s1_{name}": log.sum(), f"log_s2_{name}": (log * log).sum()}
 
 
-def _positive(value: ir.Column) -> ir.Column:
-    """The value where it is above 0, for a logarithm."""
+def _log(value: ir.Column) -> ir.Column:
+    """The logarithm of a value above 0; inside the case, because engines refuse or fear the logarithm of 0."""
     import ibis  # noqa: PLC0415 - 0.8 s, only when rows are needed
 
-    return ibis.cases((value > 0, value), else_=ibis.null("float64"))
+    return ibis.cases((value > 0, value.ln()), else_=ibis.null("float64"))
 
 
 def _unless(condition: ir.BooleanValue, value: ir.Column) -> ir.Column:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     import ibis.expr.types as ir
 
 PRE_PERIOD = "pre_period"
-MISSING_SEGMENT = "(none)"
 # Row-level means of these kinds become ratios of unit totals when a unit has many rows.
 ROW_MEANS = frozenset({"conversion", "mean", "duration"})
 
@@ -191,6 +191,7 @@ def _from_events(experiment: Experiment, table: ir.Table, events: Source, as_of:
     if as_of is None and any(_window(metric, spec) is not None for metric in experiment.metrics):
         found = ask(events.engine, log.at.cast("timestamp").max()).as_py()
         as_of = None if found is None else _as_utc(found, experiment)
+    log = _until_last_window(experiment, spec, log)
     people = _first_exposures(experiment, spec, table, log)
     joined = people.inner_join(log, people.unit == log.log_unit)
     sums: dict[str, ir.Value] = {}
@@ -220,10 +221,27 @@ def _log(experiment: Experiment, spec: Events, events: Source) -> ir.Table:
         if name not in names:
             raise ColumnNotFoundError(name, names)
     table = events.table
-    log: dict[str, ir.Value] = {"log_unit": table[experiment.unit], "at": table[spec.at], "kind": table[spec.kind].cast("string")}
+    log: dict[str, ir.Value] = {
+        "log_unit": table[experiment.unit],
+        "at": table[spec.at],
+        "kind": table[spec.kind].cast("string"),
+    }
     if spec.value:
         log["amount"] = usable(_column(table, spec.value, spec.value))
-    return table.select(**log)
+    flat = table.select(**log)
+    if experiment.start is None:
+        return flat
+    first = experiment.start - timedelta(days=math.ceil(spec.pre_days))
+    return flat.filter(flat["at"] >= _moment(first, flat["at"], experiment))
+
+
+def _until_last_window(experiment: Experiment, spec: Events, log: ir.Table) -> ir.Table:
+    """Without the events that are too late for the window of any exposure that was agreed."""
+    windows = [_window(metric, spec) for metric in experiment.metrics]
+    if experiment.end is None or any(window is None for window in windows):
+        return log
+    last = experiment.end + timedelta(days=1 + math.ceil(max(window or 0.0 for window in windows)))
+    return log.filter(log["at"] < _moment(last, log["at"], experiment))
 
 
 def _first_exposures(experiment: Experiment, spec: Events, table: ir.Table, log: ir.Table) -> ir.Table:
@@ -249,7 +267,9 @@ def _first_exposures(experiment: Experiment, spec: Events, table: ir.Table, log:
     both = people.inner_join(shown, (people.unit == shown.log_unit) & (shown["at"] >= people.exposed))
     first = both.group_by("unit").aggregate(shown_at=both["at"].min())
     reached = people.inner_join(first, people.unit == first.unit)
-    return reached.select(**{name: people[name] for name in people.columns if name != "exposed"}, exposed=first.shown_at)
+    return reached.select(
+        **{name: people[name] for name in people.columns if name != "exposed"}, exposed=first.shown_at
+    )
 
 
 def _did(joined: ir.Table, metric: Metric, number: int, spec: Events) -> dict[str, ir.Value]:
@@ -262,7 +282,10 @@ def _did(joined: ir.Table, metric: Metric, number: int, spec: Events) -> dict[st
     before = (joined["at"] < joined.exposed) & (joined["at"] >= joined.exposed - _span(spec.pre_days))
     if metric.kind == "ratio":
         top = _summed(joined, within & (joined.kind == metric.numerator), metric.column)
-        return {f"value_{number}": top, f"other_{number}": _summed(joined, within & (joined.kind == metric.denominator), "")}
+        return {
+            f"value_{number}": top,
+            f"other_{number}": _summed(joined, within & (joined.kind == metric.denominator), ""),
+        }
     chosen = joined.kind == metric.event
     sums = {f"value_{number}": _folded(joined, within & chosen, metric)}
     if metric.covariate == PRE_PERIOD:
@@ -347,7 +370,7 @@ def _keys(experiment: Experiment, table: ir.Table) -> dict[str, ir.Value]:
     if experiment.experiment_column:
         keys["experiment"] = table[experiment.experiment_column].cast("string")
     for number, name in enumerate(experiment.segments):
-        keys[f"segment_{number}"] = table[name].cast("string").fill_null(MISSING_SEGMENT)
+        keys[f"segment_{number}"] = table[name].cast("string")
     if experiment.exposed_at:
         keys["day"] = table[experiment.exposed_at].cast("date")
     return keys
@@ -363,7 +386,9 @@ def _expectations(experiment: Experiment, table: ir.Table) -> dict[str, ir.Value
 
 def _with_expressions(experiment: Experiment, source: Source, *, of_events: bool) -> ir.Table:
     """The table with the values of SQL and Ibis expressions as columns."""
-    owners = [(f"expnb_expect_{number}", part.name, part.sql, part.ibis) for number, part in enumerate(experiment.expect)]
+    owners = [
+        (f"expnb_expect_{number}", part.name, part.sql, part.ibis) for number, part in enumerate(experiment.expect)
+    ]
     if not of_events:
         owners += [
             (f"expnb_value_{number}", metric.name, metric.sql, metric.ibis)
@@ -380,9 +405,7 @@ def _in_window(experiment: Experiment, table: ir.Table) -> ir.Table:
         return table
     seen = table[experiment.exposed_at]
     after = experiment.end + timedelta(days=1)
-    return table.filter(
-        seen >= _moment(experiment.start, seen, experiment), seen < _moment(after, seen, experiment)
-    )
+    return table.filter(seen >= _moment(experiment.start, seen, experiment), seen < _moment(after, seen, experiment))
 
 
 def _moment(day: date, column: ir.Column, experiment: Experiment) -> ir.Value:
@@ -415,9 +438,7 @@ def _as_utc(found: datetime | date, experiment: Experiment) -> datetime:
     return (found if found.tzinfo else found.replace(tzinfo=ZoneInfo(experiment.timezone))).astimezone(UTC)
 
 
-def _complete_until(
-    experiment: Experiment, table: ir.Table, source: Source, as_of: datetime | None
-) -> datetime | None:
+def _complete_until(experiment: Experiment, table: ir.Table, source: Source, as_of: datetime | None) -> datetime | None:
     """Up to when the data are complete: as given, else the last exposure in them."""
     windows = [metric.name for metric in experiment.metrics if metric.window_days is not None]
     if not windows:

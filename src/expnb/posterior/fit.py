@@ -179,7 +179,7 @@ def posterior_of(
         engine=engine,
         prior=prior.id,
         seed=seed,
-        counts={name: at_most(cells.count(name), experiment.min_cell) for name in experiment.variants},
+        counts={name: cells.count(name) for name in experiment.variants},
         fingerprint=cells.fingerprint,
         first_day=days[0] if days else None,
         last_day=days[1] if days else None,
@@ -191,11 +191,6 @@ def posterior_of(
 def shown(units: int, min_cell: int) -> int:
     """A number of units as it may be shown: 0 below `min_cell`."""
     return units if units >= min_cell else 0
-
-
-def at_most(units: int, min_cell: int) -> int:
-    """The size of an arm as it may be recorded: below `min_cell` the most it can be, so that a tiny arm still has about its promised size."""
-    return max(units, min_cell - 1)
 
 
 def comparisons(experiment: Experiment, cells: Cells, metric: Metric) -> Iterator[Comparison]:

@@ -27,7 +27,7 @@ class Posterior:
     effects : tuple of Effect
         One per metric x treatment x segment.
     counts : mapping of str to int
-        Units per arm; an arm with fewer than the experiment's `min_cell` has one less than that, which is the most it can have.
+        Units per arm, for the rules; not for display, because an arm may have fewer units than may be shown.
     fingerprint : str
         SHA-256 of the data's statistics; equal data are one look.
     first_day, last_day : date, optional

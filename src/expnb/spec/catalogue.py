@@ -85,6 +85,8 @@ class Catalogue:
         return (*(note for row in self.rows for note in row.notes), *self.unreadable)
 
     def __repr__(self) -> str:
+        if not self.rows:
+            return "\n".join(["the catalogue is empty: no file in metrics/ defines a metric.", *self.remarks])
         table = [COLUMNS, *(row.cells for row in self.rows)]
         widths = [max(len(line[column]) for line in table) for column in range(len(COLUMNS))]
         lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in table]

@@ -105,7 +105,7 @@ class Bins:
         gap = cap - shift
         s1 = np.where(above, self.n * gap, self.s1)
         s2 = np.where(above, self.n * gap * gap, self.s2)
-        return np.bincount(self.cell, s1, size), np.bincount(self.cell, s2, size)
+        return np.bincount(self.cell, s1, size).astype(np.float64), np.bincount(self.cell, s2, size).astype(np.float64)
 
     def quantile(self, q: float, shift: float) -> tuple[float, float]:
         """The value that a share `q` of units stays below, and its standard error.

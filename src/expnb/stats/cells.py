@@ -134,7 +134,11 @@ class MetricCells:
         parts = [self.n_ok.astype(np.float64), self.shift + self.s1 / n, spread, self.low, self.high]
         for second in (self.denominator, self.covariate):
             if second is not None:
-                parts += [second.shift + second.s1 / n, second.s2 - second.s1**2 / n]
+                n = np.maximum(self.n_ok - second.n_missing, 1)
+                squares, cross = second.s2 - second.s1**2 / n, second.cross - second.s1 * second.own / n
+                size = np.sqrt(np.maximum(squares * spread, 0.0)) + 1e-300
+                # A correlation near 0 is a difference of large sums: its digits are counted from 1.
+                parts += [second.shift + second.s1 / n, squares, 1 + cross / size]
         return parts
 
     def reshift(self, shift: float) -> MetricCells:
@@ -143,7 +147,11 @@ class MetricCells:
         if by == 0:
             return self
         denominator, covariate = (
-            None if second is None else replace(second, cross=second.cross + by * second.s1)
+            None
+            if second is None
+            else replace(
+                second, cross=second.cross + by * second.s1, own=second.own + by * (self.n_ok - second.n_missing)
+            )
             for second in (self.denominator, self.covariate)
         )
         return replace(
@@ -184,7 +192,7 @@ class MetricCells:
         for name, pick, worst in (("low", np.fmin, np.inf), ("high", np.fmax, -np.inf)):
             found = np.full(size, worst)
             pick.at(found, place, getattr(self, name))
-            parts[name] = np.where(np.isinf(found), np.nan, found)
+            parts[name] = np.where(found == worst, np.nan, found)
         for name in ("logs", "denominator", "covariate"):
             part = getattr(self, name)
             parts[name] = None if part is None else _merged(part, place, size)
@@ -216,24 +224,16 @@ def _merged(part: Logs | Joint, place: IntArray, size: int) -> Logs | Joint:
         for entry in fields(part)
         if isinstance(value := getattr(part, entry.name), np.ndarray)
     }
-    return replace(part, **arrays)
+    return replace(part, **arrays)  # type: ignore[arg-type]  # names of its own fields
 
 
 def _both(first: Joint | None, second: Joint | None, values: MetricCells) -> Joint | None:
     if first is None or second is None:
         return None
-    by = second.shift - first.shift
-    n = values.n_ok
-    moved = Joint(
-        first.shift,
-        second.n_missing,
-        second.s1 + n * by,
-        second.s2 + 2 * by * second.s1 + n * by * by,
-        second.cross + by * values.s1,
-    )
+    moved = second.reshift(first.shift, values.n_ok)
     return Joint(
         first.shift,
-        *(np.concatenate([getattr(first, name), getattr(moved, name)]) for name in ("n_missing", "s1", "s2", "cross")),
+        *(np.concatenate([getattr(first, name), getattr(moved, name)]) for name in ("n_missing", "s1", "s2", "cross", "own")),
     )
 
 
@@ -331,9 +331,7 @@ class Cells:
             raise NameNotFoundError("metric with a covariate", metric, known)
         where = np.ones(self.n.size, dtype=np.bool_) if where is None else where
         arms = sorted(set(self.variant.tolist()))
-        return adjusted(
-            {arm: column.joint_moments(column.covariate, (self.variant == arm) & where) for arm in arms}
-        )
+        return adjusted({arm: column.joint_moments(column.covariate, (self.variant == arm) & where) for arm in arms})
 
     def covariate_moments(self, metric: str, variant: str) -> Moments:
         """Moments of the covariate of a metric in one arm."""
@@ -387,9 +385,7 @@ class Cells:
             segments={name: values[places] for name, values in self.segments.items()},
             day=self.day[places],
             n=self.n[places],
-            metrics={
-                name: self.metrics[name].at(places) for name in (self.metrics if metrics is None else metrics)
-            },
+            metrics={name: self.metrics[name].at(places) for name in (self.metrics if metrics is None else metrics)},
             checks=(),
             broken={name: found[places] for name, found in self.broken.items()},
         )
@@ -463,7 +459,10 @@ def join(parts: Sequence[Cells]) -> Cells:
     """
     first = parts[0]
     for other in parts[1:]:
-        for what, own, theirs in (("metric", first.metrics, other.metrics), ("segment", first.segments, other.segments)):
+        for what, own, theirs in (
+            ("metric", first.metrics, other.metrics),
+            ("segment", first.segments, other.segments),
+        ):
             for name in sorted(set(own) ^ set(theirs)):
                 raise NameNotFoundError(f"{what} in all parts", name, sorted(set(own) & set(theirs)))
     metrics = dict(first.metrics)

@@ -215,8 +215,11 @@ def log_normal_e(z: float, n: float, concentration: float) -> float:
     return (z * z * ratio / (1 + ratio) - math.log1p(ratio)) / 2
 
 
-def welch_z(a: Moments, b: Moments) -> float | None:
-    """Welch's t of two means as a standard Normal deviate of the same p-value; None without a variance.
+def unlike_z(a: Moments, b: Moments) -> float | None:
+    """How unlike two means are, as a standard Normal deviate; None without a variance.
+
+    Of Welch's t and Student's t with the pooled variance the one nearer to 0. Alike arms have one variance, so both hold; with skewed values and arms of unequal size each alone is too sure on one side: Welch's when the small arm
+    lacks the large values, Student's when it has one.
 
     References
     ----------
@@ -228,8 +231,15 @@ def welch_z(a: Moments, b: Moments) -> float | None:
     left, right = a.variance / a.n, b.variance / b.n
     if left + right == 0:
         return None
-    df = (left + right) ** 2 / (left**2 / (a.n - 1) + right**2 / (b.n - 1))
-    t = (b.mean - a.mean) / math.sqrt(left + right)
+    freedom = (left + right) ** 2 / (left**2 / (a.n - 1) + right**2 / (b.n - 1))
+    pooled = (a.m2 + b.m2) / (a.n + b.n - 2) * (1 / a.n + 1 / b.n)
+    gap = b.mean - a.mean
+    deviates = (_deviate(gap / math.sqrt(left + right), freedom), _deviate(gap / math.sqrt(pooled), a.n + b.n - 2))
+    return min(deviates, key=abs)
+
+
+def _deviate(t: float, df: float) -> float:
+    """The standard Normal deviate with the p-value of Student's t (Wallace 1959)."""
     return math.copysign((8 * df + 1) / (8 * df + 3) * math.sqrt(df * math.log1p(t * t / df)), t)
 
 
@@ -596,7 +606,7 @@ def pre_period_imbalance(metric: str, arms: Mapping[str, Moments], *, min_cell: 
     Returns
     -------
     Check or None
-        None when nothing can be compared. Warns when a treatment's Welch p is below 0.01 (Holm over treatments); blocks when its p over all looks is 0.001 or less (likewise), so that many looks and many covariates
+        None when nothing can be compared. Warns when a treatment's p (`unlike_z`) is below 0.01 (Holm over treatments); blocks when its p over all looks is 0.001 or less (likewise), so that many looks and many covariates
         together seldom hold a healthy rollout.
 
     References
@@ -607,7 +617,7 @@ def pre_period_imbalance(metric: str, arms: Mapping[str, Moments], *, min_cell: 
     (_, control), *treatments = arms.items()
     names, now, always = [], [], []
     for name, moments in treatments:
-        z = welch_z(control, moments)
+        z = unlike_z(control, moments)
         if z is None or min(control.n, moments.n) < min_cell:
             continue
         n = control.n * moments.n / (control.n + moments.n)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from expnb.stats.arrays import FloatArray, IntArray
 from expnb.stats.moments import Moments
@@ -24,6 +24,8 @@ class Joint:
         Sum and sum of squares of ``second - shift``.
     cross : ndarray of float, shape (cell,)
         Sum of products with ``value - shift`` of the first.
+    own : ndarray of float, shape (cell,)
+        Sum of ``value - shift`` of the first over the units that have both.
     """
 
     shift: float
@@ -31,6 +33,31 @@ class Joint:
     s1: FloatArray
     s2: FloatArray
     cross: FloatArray
+    own: FloatArray
+
+    def reshift(self, shift: float, n_ok: IntArray) -> Joint:
+        """The same statistics around another constant, which also stands in where the second measure is missing; exact algebra.
+
+        Parameters
+        ----------
+        n_ok : ndarray of int, shape (cell,)
+            Units with a usable value of the first.
+        """
+        by, n = self.shift - shift, n_ok - self.n_missing
+        if by == 0:
+            return self
+        return replace(
+            self,
+            shift=shift,
+            s1=self.s1 + n * by,
+            s2=self.s2 + 2 * by * self.s1 + n * by * by,
+            cross=self.cross + by * self.own,
+        )
+
+    def centred(self, n_ok: IntArray) -> Joint:
+        """Around the mean of the second measure over all cells, where some units lack it: what stands in for it does not depend on the order of rows."""
+        n = int(n_ok.sum() - self.n_missing.sum())
+        return self.reshift(self.shift + math.fsum(self.s1) / n, n_ok) if n and self.n_missing.any() else self
 
 
 @dataclass(frozen=True, slots=True)
