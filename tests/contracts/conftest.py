@@ -129,6 +129,14 @@ def wait_for_port(port: int, process: subprocess.Popen, log: Path) -> None:
     pytest.fail(f"nothing answers on port {port}:\n{log.read_text()[-2000:]}")
 
 
+def wait_for_words(log: Path, words: str, times: int = 1) -> None:
+    for _ in range(900):
+        if log.read_text().count(words) >= times:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"never said {words!r}:\n{log.read_text()[-2000:]}")
+
+
 def ended(process: subprocess.Popen, seconds: float = 20) -> None:
     process.terminate()
     try:
@@ -202,6 +210,7 @@ def postgres_server(folder: Path):
         )
         try:
             wait_for_port(port, server, folder / "log")
+            wait_for_words(folder / "log", "ready to accept connections")
             yield Postgres(port, f"postgresql://analyst:{PASSWORD}@127.0.0.1:{port}/postgres")
         finally:
             server.send_signal(2)  # ends sessions too
@@ -337,12 +346,7 @@ def spark_cluster(session_folder):
             start(
                 f"worker{number}", f"{place}.worker.Worker", "--host", "127.0.0.1", "--cores", "1", "--memory", "1g", "--webui-port", str(free_port()), "-d", str(folder / f"w{number}"), f"spark://127.0.0.1:{port}",
             )  # fmt: skip
-        for _ in range(600):
-            if (folder / "master.log").read_text().count("Registering worker") == 2:
-                break
-            time.sleep(0.1)
-        else:
-            pytest.fail(f"the workers did not register:\n{(folder / 'master.log').read_text()[-2000:]}")
+        wait_for_words(folder / "master.log", "Registering worker", times=2)
         yield f"spark://127.0.0.1:{port}"
 
 

@@ -1,7 +1,7 @@
 """Decisions: three outcomes, one precedence, every reason a sentence with numbers."""
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 import expnb as xb
 from expnb.errors import SpecError
+from expnb.spec.experiment import Epoch
 from expnb.stats.checks import spend
+from expnb.stats.sample_ratio import sample_ratio, sample_ratio_views
 
 NOTHING = {
     "p_improvement": None,
@@ -102,6 +104,60 @@ def test_the_sample_ratio_uses_the_weights_that_the_flag_really_had(
         xb.decide(gate_position, posterior_of(goal, guardrail, counts=counts), flag=uneven, looks=1, now=now).action
         == "ramp_up"
     )
+
+
+@pytest.mark.parametrize("look", [1, 2, 200])
+def test_the_sample_ratio_needs_no_number_of_looks(ask, look):
+    decision = ask(counts={"gate_30": 45_000, "gate_40": 42_000}, looks=look)
+    (rule,) = [rule for rule in decision.rules if rule.name == "sample_ratio"]
+    assert (rule.outcome, rule.threshold) == ("not met", 0.001)
+    assert rule.value <= rule.threshold
+
+
+def test_the_sample_ratio_of_two_arms_with_changed_weights_is_that_of_the_cohort(
+    gate_position, goal, guardrail, posterior_of, flag_at
+):
+    uneven, even = {"gate_30": 90, "gate_40": 10}, {"gate_30": 50, "gate_40": 50}
+    experiment = replace(gate_position, epochs=(Epoch(start=date(2017, 2, 8), weights=even),))
+    strata = [({"gate_30": 36_000, "gate_40": 4_000}, uneven), ({"gate_30": 25_000, "gate_40": 25_000}, even)]
+    counts = {"gate_30": 61_000, "gate_40": 29_000}
+
+    def action(strata):
+        posterior = replace(posterior_of(goal, guardrail, counts=counts), checks=(sample_ratio(strata),))
+        return xb.decide(experiment, posterior, flag=flag_at(25), looks=1, now=datetime(2017, 2, 20).astimezone())
+
+    assert action(strata).action == "ramp_up"
+    lost = action([({"gate_30": 36_000, "gate_40": 3_000}, uneven), strata[1]])
+    assert (lost.action, lost.exit_code) == ("hold", 10)
+    assert "epoch 1: gate_40 has 23.1 % fewer units than promised" in lost.reasons[0]
+
+
+def test_changed_weights_without_a_check_by_epoch_hold(gate_position, goal, guardrail, posterior_of, flag_at):
+    even = {"gate_30": 50, "gate_40": 50}
+    experiment = replace(gate_position, epochs=(Epoch(start=date(2017, 2, 8), weights=even),))
+    now = datetime(2017, 2, 20).astimezone()
+    decision = xb.decide(experiment, posterior_of(goal, guardrail), flag=flag_at(25), looks=1, now=now)
+    assert decision.action == "hold"
+    assert "The sample ratio cannot be judged" in decision.reasons[0]
+
+
+def test_views_of_the_sample_ratio_explain_and_never_hold(gate_position, goal, guardrail, posterior_of, flag_at):
+    views = sample_ratio_views({"country": {"DE": {"gate_30": 9_000, "gate_40": 8_000}}}, gate_position.weights)
+    posterior = replace(posterior_of(goal, guardrail), checks=views)
+    now = datetime(2017, 2, 20).astimezone()
+    decision = xb.decide(gate_position, posterior, flag=flag_at(25), looks=1, now=now)
+    assert decision.action == "ramp_up"
+    assert any("'DE' is the worst" in note for note in decision.notes)
+
+
+def test_arms_too_small_to_be_shown_are_not_shown(ask):
+    decision = ask(counts={"gate_30": 13, "gate_40": 17})
+    page = decision.markdown()
+    assert decision.action == "hold"
+    assert "gate_30, has fewer than 20 units (1,000 needed)" in page
+    rules = [rule for rule in decision.rules if rule.name in {"sample_ratio", "min_units"}]
+    assert [rule.value for rule in rules] == [1.0, None]
+    assert not any(count in rule.sentence for rule in rules for count in ("13", "17"))
 
 
 def test_too_few_units_hold(ask):

@@ -36,7 +36,8 @@ def cells_of():
         """`counts`: arm -> (units, conversions)."""
         n, k = (np.array(column, dtype=np.int64) for column in zip(*counts.values(), strict=True))
         none = np.zeros_like(n)
-        column = MetricCells(0.0, n, none, none, none, k.astype(float), k.astype(float), none.astype(float), none + 1.0)
+        sums, zeros = k.astype(float), none.astype(float)
+        column = MetricCells(0.0, n, none, none, none, none, sums, sums, zeros, zeros + 1.0)
         return Cells(
             np.array(list(counts)),
             {},
@@ -45,6 +46,7 @@ def cells_of():
             dict.fromkeys(metrics, column),
             (),
             "by hand",
+            {},
         )
 
     return make

@@ -176,7 +176,7 @@ def test_an_arm_with_one_unit_has_no_sampled_posterior_and_says_why(experiment_o
     posterior = fit(experiment_of(*counts), cells_of(counts), engine="pymc")
     (effect,) = posterior.effects
     assert (effect.p_improvement, effect.p_best, effect.engine) == (None, None, "pymc")
-    assert effect.note == "no posterior: fewer than two units in an arm"
+    assert effect.note == "no posterior: fewer than 20 units in an arm, which are not shown"
 
 
 @pytest.mark.slow

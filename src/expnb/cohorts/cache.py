@@ -333,7 +333,7 @@ def _metric(
     cells = MetricCells(shift=told["shift"], q=told["q"], **named("", plain))  # type: ignore[arg-type]  # names of its own fields
 
     def joint(part: str) -> Joint | None:
-        parts = ("n_missing", "s1", "s2", "cross")
+        parts = ("n_missing", "s1", "s2", "cross", "own")
         return Joint(told[part], **named(f"{part}_", parts)) if part in told else None  # type: ignore[arg-type]
 
     logs = Logs(**named("logs_", ("n", "s1", "s2"))) if "logs" in told else None  # type: ignore[arg-type]

@@ -83,7 +83,8 @@ def ask(engine: Engine, expr: ir.Expr, *, cost: Cost = NO_LIMIT, what: str = "")
     KeyboardInterrupt
         If the cell was stopped; so was the query.
     """
-    return run(engine, lambda: engine.to_pyarrow(expr), cost=cost, what=what, read_only=not _holds_frame(expr))
+    read = _read_spark if engine.name == "pyspark" else _read
+    return run(engine, lambda: read(engine, expr), cost=cost, what=what, read_only=not _holds_frame(expr))
 
 
 def run(engine: Engine, work: Callable[[], T], *, cost: Cost = NO_LIMIT, what: str = "", read_only: bool = False) -> T:
@@ -236,14 +237,39 @@ def _prepared(engine: Engine, work: Callable[[], T], cost: Cost, what: str, grou
     if engine.name == "postgres":
         return _in_postgres(engine, work, cost, read_only=read_only)
     if engine.name == "pyspark":
-        session = cast("Any", engine)._session  # noqa: SLF001 - Ibis has no other way to it
-        with suppress(Exception):  # without it a query only cannot be stopped
-            if _is_connect(session):
-                session.addTag(group)
-            else:
-                words = f"{cost.query_tag}: {what}" if what else cost.query_tag
-                session.sparkContext.setJobGroup(group, words, interruptOnCancel=True)
+        return _in_spark(engine, work, f"{cost.query_tag}: {what}" if what else cost.query_tag, group)
     return work()
+
+
+def _read(engine: Engine, expr: ir.Expr) -> pa.Table:
+    return engine.to_pyarrow(expr)
+
+
+def _read_spark(engine: Engine, expr: ir.Expr) -> pa.Table:
+    """The result without pandas in between, which Spark 4 can."""
+    frame = cast("Any", engine)._session.sql(engine.compile(expr))  # noqa: SLF001 - Ibis has no other way to it
+    if not hasattr(frame, "toArrow"):
+        return engine.to_pyarrow(expr)
+    from ibis.formats.pyarrow import PyArrowData  # noqa: PLC0415 - only for Spark
+
+    table = PyArrowData.convert_table(frame.toArrow(), expr.as_table().schema())
+    return expr.__pyarrow_result__(table)
+
+
+def _in_spark(engine: Engine, work: Callable[[], T], words: str, group: str) -> T:
+    session = cast("Any", engine)._session  # noqa: SLF001 - Ibis has no other way to it
+    if _is_connect(session):
+        session.addTag(group)
+        return work()
+    from pyspark import InheritableThread  # noqa: PLC0415 - only for Spark
+
+    with suppress(Exception):  # without it a query only cannot be stopped
+        session.sparkContext.setJobGroup(group, words, interruptOnCancel=True)
+    try:
+        return work()
+    finally:
+        with suppress(Exception):  # a thread of ours has a socket to the JVM of its own
+            InheritableThread._clean_py4j_conn_for_current_thread()  # noqa: SLF001
 
 
 def _in_little_memory(engine: Engine, work: Callable[[], T]) -> T:

@@ -22,7 +22,7 @@ from expnb.cohorts.statement import (
 from expnb.cohorts.units import Measure, Units
 from expnb.errors import CohortError, EmptyCohortError, MetricValuesError
 from expnb.spec.experiment import Experiment
-from expnb.stats.arrays import FloatArray, IntArray, TextArray
+from expnb.stats.arrays import BoolArray, FloatArray, IntArray, TextArray
 from expnb.stats.bins import Bins
 from expnb.stats.cells import Cells, Logs, MetricCells
 from expnb.stats.joint import Joint
@@ -32,9 +32,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PILOT_ROWS = 1000
+# A segment with more values than this among the pilot's rows is looked at before units are grouped by it.
+MANY_VALUES = 100
 MISSING_SEGMENT = "(none)"
 # Beyond this many squared standard deviations sums around the shift have lost three of their sixteen digits.
 SHIFT_TOO_FAR = 1e3
+# Cells of fewer units do not move a shift by themselves.
+LEAST_TO_JUDGE = 20
+# Of a square, in a number of 16 digits.
+ROUNDING = 1e-15
+CHANGED = "the data changed while they were read: two statements found different arms, segments or days. Read them again."
 Key = tuple[object, ...]
 
 
@@ -56,6 +63,8 @@ class Reduced:
         Values of a share that are neither 0 nor 1, by metric; at least 1 where there are any.
     note : str
         How the cells were come by, where that is worth a sentence.
+    nameless : int
+        Rows without a unit, where rows were summed to units.
     """
 
     cells: Cells
@@ -64,11 +73,12 @@ class Reduced:
     crossed: IntArray
     odd: Mapping[str, int]
     note: str = ""
+    nameless: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Hashes of one unit in 256, with arm and experiment; one entry per row.
+    """Hashes of one unit in 257, with arm and experiment; one entry per row.
 
     Parameters
     ----------
@@ -97,6 +107,7 @@ def reduce(experiment: Experiment, units: Units, source: Source) -> Reduced:
     def run(statement: ir.Table) -> pa.Table:
         return ask(source.engine, statement, cost=experiment.cost, what=experiment.name)
 
+    _check_segments(experiment, units, run)
     shifts, gaps = _pilot(units, run)
     # Whether a unit is late is a mask of its own; in grouped tables a missing value is common.
     masked = [one for one in units.measures if one.immature or gaps & {one.value, one.other, one.covariate}]
@@ -108,24 +119,28 @@ def reduce(experiment: Experiment, units: Units, source: Source) -> Reduced:
     columns |= {one.metric.name: _masked_cells(rows, one, shifts, number) for number, one in enumerate(masked)}
     odd = _odd(rows, complete, masked)
     again = [one for one in complete if not _was_complete(columns[one.metric.name], one)]
-    better = _better_shifts(units.measures, columns, shifts)
-    again += [
-        one for one in units.measures if one not in again and better.keys() & {one.value, one.other, one.covariate}
-    ]
-    if again:
+    for _ in range(2):  # where a value was missing, whether the shift is near shows only in the second sums
+        better = _better_shifts(units.measures, columns, shifts)
+        again += [
+            one for one in units.measures if one not in again and better.keys() & {one.value, one.other, one.covariate}
+        ]
+        if not again:
+            break
         shifts = {**shifts, **better}
         more = run(cells_statement(units, shifts, [], again))
-        order = _order(_key_rows(units, more), keys)
-        more = more.take(order)
+        more = more.take(_order(_key_rows(units, more), keys))
         columns |= {one.metric.name: _masked_cells(more, one, shifts, number) for number, one in enumerate(again)}
         odd |= _odd(more, [], again)
+        again = []
     places = {key: place for place, key in enumerate(keys)}
     for one in units.measures:
         column = columns[one.metric.name]
-        if not np.isfinite(column.s2).all():
+        pairs = [part for part in (column.denominator, column.covariate) if part]
+        if not all(np.isfinite(part).all() for part in (column.s2, *(pair.s2 for pair in pairs))):
+            low, high = np.nan_to_num(column.low), np.nan_to_num(column.high)
             raise MetricValuesError(
                 one.metric.name,
-                f"values reach {np.nanmax(np.abs([column.low, column.high])):.3g}, and their squares are too large for a number. Change the unit, or set such values to empty where the data is made.",
+                f"values reach {max(np.abs(low).max(), np.abs(high).max()):.3g}{', or those of its other column more' if pairs else ''}, and their squares are too large for a number. Change the unit, or set such values to empty where the data is made.",
             )
         if one.binned:
             found = run(bins_statement(units, one, column.shift))
@@ -137,6 +152,7 @@ def reduce(experiment: Experiment, units: Units, source: Source) -> Reduced:
         sample=_sample(run(sample_statement(units))) if _can_sample(units, source) else None,
         crossed=_integers(rows, "broken_crossed") if units.grouped else np.zeros(rows.num_rows, dtype=np.int64),
         odd=odd,
+        nameless=int(_integers(rows, "broken_nameless").sum()) if units.grouped else 0,
     )
 
 
@@ -150,9 +166,31 @@ def _check_size(experiment: Experiment, rows: pa.Table, source: Source) -> None:
     if rows.num_rows == 0:
         raise EmptyCohortError(source.name)
     if rows.num_rows > MAX_CELLS:
+        values = {
+            name: len(rows.column(f"segment_{number}").unique()) for number, name in enumerate(experiment.segments)
+        }
+        most = max(values, key=lambda name: values[name], default="")
+        which = f"; segment {most!r} alone has {values[most]:,} values or more" if most else ""
         raise CohortError(
-            f"the segments {list(experiment.segments)} with arms and days make more than {MAX_CELLS:,} cells; a segment is a column with few values. Leave out the one that holds ids, or group its values where the data is made."
+            f"the segments {list(experiment.segments)} with arms and days make more than {MAX_CELLS:,} cells{which}. A segment is a column with few values: leave it out, or group its values where the data is made."
         )
+
+
+def _check_segments(experiment: Experiment, units: Units, run: Callable[[ir.Table], pa.Table]) -> None:
+    """Refuse a segment that holds ids before anything is grouped by it; only one with many values in the first rows is counted."""
+    if units.segments is None:
+        return
+    first = run(units.segments.limit(PILOT_ROWS))
+    many = [name for name in first.column_names if len(first.column(name).unique()) > MANY_VALUES]
+    if not many:
+        return
+    counts = run(units.segments.aggregate(**{name: units.segments[name].approx_nunique() for name in many}))
+    for name in many:
+        found = int(counts.column(name)[0].as_py())
+        if found * len(experiment.variants) > MAX_CELLS:
+            raise CohortError(
+                f"segment {name!r} has about {found:,} values, which with {len(experiment.variants)} arms make about {found * len(experiment.variants):,} cells; {MAX_CELLS:,} are the most. A segment is a column with few values: leave it out, or group its values where the data is made."
+            )
 
 
 # --- pilot and shifts -------------------------------------------------------------------------
@@ -189,25 +227,40 @@ def rounded(mean: float, spread: float) -> float:
 
 def _better_shifts(measures: Sequence[Measure], columns: Mapping[str, MetricCells], shifts: Shifts) -> dict[str, float]:
     """By column: a shift that lies far from the mean of a cell, in standard deviations of that cell, is replaced."""
-    better = {}
+    better: dict[str, float] = {}
+    shares = {one.value for one in measures if one.is_share}  # counted from 0, also where another metric reads them
     for one in measures:
         cells = columns[one.metric.name]
-        parts = [(one.value, cells.s1, cells.s2)] if not one.is_share else []
-        parts += [(one.other, cells.denominator.s1, cells.denominator.s2)] if cells.denominator else []
-        parts += [(one.covariate, cells.covariate.s1, cells.covariate.s2)] if cells.covariate else []
-        for name, s1, s2 in parts:
-            found = _better(shifts[name], cells.n_ok, s1, s2)
-            if found is not None:
-                better[name] = found
+        n = cells.n_ok
+        found = {one.value: _better(shifts[one.value], cells.low < cells.high, n, cells.s1, cells.s2)}
+        for name, second in ((one.other, cells.denominator), (one.covariate, cells.covariate)):
+            if second:
+                there = n - second.n_missing
+                found[name] = _better(shifts[name], there > 0, there, second.s1, second.s2)
+        better |= {name: shift for name, shift in found.items() if shift is not None and name not in shares}
     return better
 
 
-def _better(shift: float, n: IntArray, s1: FloatArray, s2: FloatArray) -> float | None:
+def _better(shift: float, varies: BoolArray, n: IntArray, s1: FloatArray, s2: FloatArray) -> float | None:
+    """A shift nearer to the means of cells that have lost digits; None where none has, or where no other serves all better.
+
+    Small cells are judged together with the others: to a few units that happen to be alike any shift looks far away. A constant has no spread to lose.
+    """
+    judged = np.append(varies & (n >= LEAST_TO_JUDGE), varies.any() or n.size > 1)
+    n, s1, s2 = (np.append(part, part.sum()) for part in (n, s1, s2))
     gap = s1 / np.maximum(n, 1)
-    variance = np.maximum(s2 / np.maximum(n, 1) - gap**2, 0.0)
-    with np.errstate(invalid="ignore"):
-        lost = (gap**2 > SHIFT_TOO_FAR * variance) & (np.abs(gap) > 1e-9 * abs(shift)) & (n > 1) & np.isfinite(gap)
-    return shift + float(np.average(gap[lost], weights=n[lost])) if lost.any() else None
+    if not (np.isfinite(gap).all() and np.isfinite(s2).all()):
+        return None
+    variance = np.maximum(s2 / np.maximum(n, 1) - gap**2, ROUNDING * gap**2)
+
+    def loss(by: float) -> FloatArray:
+        return np.divide((gap - by) ** 2, variance, out=np.zeros_like(gap), where=judged & (variance > 0))
+
+    far = loss(0.0) > SHIFT_TOO_FAR
+    if not far.any():
+        return None
+    by = float(np.average(gap[far], weights=n[far]))
+    return shift + by if loss(by).max() < loss(0.0).max() else None
 
 
 # --- rows to cells ----------------------------------------------------------------------------
@@ -245,7 +298,7 @@ def _complete_cells(rows: pa.Table, one: Measure, shifts: Shifts) -> MetricCells
         if not name:
             return None
         sums = (_sums(rows, f"{part}_{name}") for part in ("s1", "s2", f"cross_{one.value}"))
-        return Joint(shifts[name], n - _integers(rows, f"ok_{name}"), *sums)
+        return Joint(shifts[name], n - _integers(rows, f"ok_{name}"), *sums, _sums(rows, f"s1_{one.value}"))
 
     return MetricCells(
         shift=shifts[one.value],
@@ -290,7 +343,7 @@ def _masked_cells(rows: pa.Table, one: Measure, shifts: Shifts, number: int) -> 
     def joint(part: str, name: str) -> Joint | None:
         if not name:
             return None
-        sums = (_sums(rows, f"{part}_{what}_{own}") for what in ("s1", "s2", "cross"))
+        sums = (_sums(rows, f"{part}_{what}_{own}") for what in ("s1", "s2", "cross", "own"))
         return Joint(shifts[name], ok - _integers(rows, f"{part}_ok_{own}"), *sums)
 
     return MetricCells(
@@ -313,11 +366,8 @@ def _masked_cells(rows: pa.Table, one: Measure, shifts: Shifts, number: int) -> 
 
 def _odd(rows: pa.Table, complete: Sequence[Measure], masked: Sequence[Measure]) -> dict[str, int]:
     found = {one.metric.name: 0 for one in complete if one.is_share}
-    return found | {
-        one.metric.name: int(_integers(rows, f"odd_m{number}").sum())
-        for number, one in enumerate(masked)
-        if one.is_share
-    }
+    found |= {one.metric.name: _count(rows, f"odd_m{number}") for number, one in enumerate(masked) if one.is_share}
+    return found | {one.metric.name: _count(rows, f"broken_{one.odd}") for one in [*complete, *masked] if one.odd}
 
 
 def _logs(rows: pa.Table, name: str) -> Logs:
@@ -328,14 +378,15 @@ def _order(found: Sequence[Key], wanted: Sequence[Key]) -> list[int]:
     """Positions of the wanted keys among those found."""
     place = {key: number for number, key in enumerate(found)}
     if place.keys() != set(wanted):
-        raise CohortError(
-            "the data changed while they were read: two statements found different arms, segments or days. Read them again."
-        )
+        raise CohortError(CHANGED)
     return [place[key] for key in wanted]
 
 
 def _bins(units: Units, found: pa.Table, places: Mapping[Key, int]) -> Bins:
-    cell = np.array([places[key] for key in _key_rows(units, found)], dtype=np.int64)
+    keys = _key_rows(units, found)
+    if not places.keys() >= set(keys):
+        raise CohortError(CHANGED)
+    cell = np.array([places[key] for key in keys], dtype=np.int64)
     return Bins(cell, _integers(found, "bin"), _integers(found, "n"), _numbers(found, "s1"), _numbers(found, "s2"))
 
 
@@ -360,6 +411,10 @@ def _sums(rows: pa.Table, name: str) -> FloatArray:
 
 def _integers(rows: pa.Table, name: str) -> IntArray:
     return np.nan_to_num(_numbers(rows, name)).astype(np.int64)
+
+
+def _count(rows: pa.Table, name: str) -> int:
+    return int(_integers(rows, name).sum())
 
 
 def _texts(rows: pa.Table, name: str, *, missing: str = "None") -> TextArray:

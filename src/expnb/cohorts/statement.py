@@ -42,7 +42,7 @@ def cells_statement(units: Units, shifts: Shifts, complete: Sequence[Measure], m
     """
     table = units.table
     keys = keys_of(units)
-    flags = [name for name in table.columns if name.startswith("expect_") or name == "crossed"]
+    flags = [name for name in table.columns if name.startswith(("expect_", "odd_")) or name in {"crossed", "nameless"}]
     prepared = {name: table[name] for name in [*keys, *flags]}
     for measure in complete:
         prepared |= _gaps(table, measure, shifts)
@@ -65,6 +65,7 @@ def bins_statement(units: Units, measure: Measure, shift: float) -> ir.Table:
     keys = keys_of(units)
     value = _usable(units.table, measure)
     size = (value.abs().nullif(0.0).ln() / LOG_BASE).floor().cast("int64") + OFFSET
+    size = size.clip(lower=1)  # smaller values than any bin's
     number = ibis.cases((value > 0, size), (value < 0, -size), else_=0)
     flat = units.table.select(**{name: units.table[name] for name in keys}, bin=number, gap=value - _number(shift))
     flat = flat.filter(flat.gap.notnull())
@@ -185,6 +186,7 @@ def _masked_sums(flat: ir.Table, measure: Measure, number: int) -> dict[str, ir.
                 f"{part}_s1": second.sum(where=there),
                 f"{part}_s2": (second * second).sum(where=there),
                 f"{part}_cross": (gap * second).sum(),
+                f"{part}_own": gap.sum(where=second.notnull()),
             }
     logs = _log_sums(flat[f"log_{own}"], own) if measure.logs else {}
     return {f"{name}_{own}": value for name, value in sums.items()} | logs

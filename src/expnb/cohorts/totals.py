@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -98,7 +99,7 @@ def _columns(metric: Metric, totals: Totals) -> TotalsColumns:
             metric.name,
             f'its totals name {named}; give the columns sum and squares, or mean and variance; conversions need a sum alone. Write totals = {{ mean = "mean", variance = "variance" }}.',
         )
-    return TotalsColumns(given.units or totals.units, given.sum, given.squares, given.mean, given.variance)
+    return replace(given, units=given.units or totals.units)
 
 
 def _numeric(totals: Totals, wanted: Wanted) -> list[str]:

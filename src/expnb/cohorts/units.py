@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -35,6 +35,8 @@ class Measure:
         Name of the column with its values, or with the numerator of a ratio.
     other, covariate, immature : str
         Names of the columns with the denominator, the covariate, and whether the window is not over; empty where there is none.
+    odd : str
+        Name of the column with the number of rows of a unit that are neither 0 nor 1, where rows of a share are summed.
     """
 
     metric: Metric
@@ -42,6 +44,7 @@ class Measure:
     other: str = ""
     covariate: str = ""
     immature: str = ""
+    odd: str = ""
 
     @property
     def is_share(self) -> bool:
@@ -61,22 +64,25 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """One row per unit, columns under our own names: `arm`, `unit`, `segment_0` …, `day`, `v0` …, `late_0` …, `expect_0` …, `crossed`.
+    """One row per unit, columns under our own names: `arm`, `unit`, `segment_0` …, `day`, `v0` …, `late_0` …, `expect_0` …, `crossed`, `nameless`, `odd_0` ….
 
     Parameters
     ----------
     table : ibis Table
     measures : tuple of Measure
     grouped : bool
-        Whether rows were summed to units; then no unit occurs twice, and `crossed` marks those seen in two arms.
+        Whether rows were summed to units; then no unit occurs twice, `crossed` marks those seen in two arms, and `nameless` counts rows without a unit.
     as_of : datetime or None
         Up to when the data are complete, where windows need it.
+    segments : ibis Table or None
+        The segment columns of the source, before rows are summed; None where there are none.
     """
 
     table: ir.Table
     measures: tuple[Measure, ...]
     grouped: bool
     as_of: datetime | None
+    segments: ir.Table | None = None
 
 
 def units_of(
@@ -93,10 +99,13 @@ def units_of(
     table = _with_expressions(experiment, source, of_events=events is not None)
     table = _in_window(experiment, table)
     if events is not None:
-        return _from_events(experiment, table, events, as_of)
-    if experiment.shape == "rows":
-        return _from_rows(experiment, table, source, as_of)
-    return _from_units(experiment, table, source, as_of)
+        units = _from_events(experiment, table, events, as_of)
+    elif experiment.shape == "rows":
+        units = _from_rows(experiment, table, source, as_of)
+    else:
+        units = _from_units(experiment, table, source, as_of)
+    segments = {name: value for name, value in _keys(experiment, table).items() if name.startswith("segment_")}
+    return replace(units, segments=table.select(**segments) if segments else None)
 
 
 # --- one row per unit -------------------------------------------------------------------------
@@ -148,8 +157,15 @@ def _from_rows(experiment: Experiment, table: ir.Table, source: Source, as_of: d
                 metric.name,
                 'a quantile of rows that share units has no honest error here. Make one value per unit where the data is made, and set shape = "unit".',
             )
+        if metric.kind in ROW_MEANS and (metric.cap is not None or metric.covariate):
+            raise MetricValuesError(
+                metric.name,
+                f'a {metric.kind} of rows that share units is a ratio of sums, and takes neither a cap nor a covariate. Remove it, or make one value per unit where the data is made, and set shape = "unit".',
+            )
         first = metric.numerator if metric.kind == "ratio" else _own(metric, number)
         value = usable(_column(table, first, metric.name))
+        if metric.is_share:
+            rows[f"odd_{number}"] = (value != 0) & (value != 1)
         if metric.kind == "ratio":
             second = usable(_column(table, metric.denominator, metric.name))
             value, second = _where(second.notnull(), value), _where(value.notnull(), second)
@@ -158,9 +174,8 @@ def _from_rows(experiment: Experiment, table: ir.Table, source: Source, as_of: d
         if metric.covariate:
             rows[f"covariate_{number}"] = usable(_column(table, metric.covariate, metric.name))
     flat = table.select(**rows)
-    sums: dict[str, ir.Value] = {name: flat[name].min() for name in keys if name != "arm"}
-    sums |= {"arm": flat.arm.min(), "crossed": flat.arm.min() != flat.arm.max()}
-    sums |= {name: flat[name].any() for name in flags}
+    own = ["unit", *(name for name in ("experiment",) if name in keys)]  # a unit may be in many experiments
+    sums = _of_unit(flat, [name for name in keys if name not in own], list(flags))
     measures = []
     for number, metric in enumerate(experiment.metrics):
         value = flat[f"value_{number}"]
@@ -172,11 +187,13 @@ def _from_rows(experiment: Experiment, table: ir.Table, source: Source, as_of: d
             )
         if metric.covariate:
             sums[f"covariate_{number}"] = flat[f"covariate_{number}"].mean()
+        if metric.is_share:
+            sums[f"odd_{number}"] = flat[f"odd_{number}"].cast("int64").sum().fill_null(0)
         late = _late(metric.window_days, as_of)
         if late is not None:
             sums[f"late_{number}"] = _later_than(flat.exposed.min(), late, experiment)
         measures.append(_numbered(metric, number, sums))
-    grouped = flat.group_by("unit").aggregate(**sums)
+    grouped = flat.group_by(own).aggregate(**sums)
     return Units(grouped, tuple(measures), grouped=True, as_of=as_of)
 
 
@@ -187,7 +204,9 @@ def _from_events(experiment: Experiment, table: ir.Table, events: Source, as_of:
     """Assignments and events: each unit once, dated by its first exposure, with what it did in its window."""
     spec = experiment.events
     assert spec is not None  # noqa: S101 - the specification has checked it
-    log = _log(experiment, spec, events)
+    _check_events(experiment, spec)
+    amounts = _amounts(experiment, spec)
+    log = _log(experiment, spec, events, amounts)
     if as_of is None and any(_window(metric, spec) is not None for metric in experiment.metrics):
         found = ask(events.engine, log.at.cast("timestamp").max()).as_py()
         as_of = None if found is None else _as_utc(found, experiment)
@@ -196,7 +215,7 @@ def _from_events(experiment: Experiment, table: ir.Table, events: Source, as_of:
     joined = people.inner_join(log, people.unit == log.log_unit)
     sums: dict[str, ir.Value] = {}
     for number, metric in enumerate(experiment.metrics):
-        sums |= _did(joined, metric, number, spec)
+        sums |= _did(joined, metric, number, spec, amounts)
     done = joined.group_by("unit").aggregate(**sums)
     left = people.left_join(done, people.unit == done.unit)
     columns: dict[str, ir.Value] = {name: people[name] for name in people.columns if name != "exposed"}
@@ -215,9 +234,40 @@ def _from_events(experiment: Experiment, table: ir.Table, events: Source, as_of:
     return Units(left.select(**columns), tuple(measures), grouped=True, as_of=as_of)
 
 
-def _log(experiment: Experiment, spec: Events, events: Source) -> ir.Table:
+def _check_events(experiment: Experiment, spec: Events) -> None:
+    """Refuse what events cannot give."""
+    for metric in experiment.metrics:
+        if metric.sql or metric.ibis:
+            raise MetricValuesError(
+                metric.name,
+                "an expression is read from the rows of a cohort, and in events a metric counts or sums one kind of event. Make the value a column of the events, and name it: column.",
+            )
+        sums = metric.kind in {"mean", "revenue", "duration", "quantile"} or (metric.kind == "ratio" and metric.column)
+        if sums and not (metric.column or spec.value):
+            raise MetricValuesError(
+                metric.name,
+                f'a {metric.kind} needs the value of an event, and no column holds it. Write value = "amount" under [events].',
+            )
+        if metric.covariate and metric.kind == "ratio":
+            raise MetricValuesError(
+                metric.name, "a ratio takes no covariate; its error is that of two sums. Remove the covariate."
+            )
+        if metric.covariate == PRE_PERIOD and spec.pre_days <= 0:
+            raise MetricValuesError(
+                metric.name,
+                f'its covariate is the pre-period, and pre_days is {spec.pre_days:g}. Write pre_days = 14 under [events].',
+            )
+
+
+def _amounts(experiment: Experiment, spec: Events) -> dict[str, str]:
+    """Our name of every column that holds values of events."""
+    columns = [spec.value, *(metric.column for metric in experiment.metrics)]
+    return {name: f"amount_{number}" for number, name in enumerate(dict.fromkeys(filter(None, columns)))}
+
+
+def _log(experiment: Experiment, spec: Events, events: Source, amounts: Mapping[str, str]) -> ir.Table:
     names = events.table.schema().names
-    for name in (experiment.unit, spec.at, spec.kind, *([spec.value] if spec.value else [])):
+    for name in (experiment.unit, spec.at, spec.kind):
         if name not in names:
             raise ColumnNotFoundError(name, names)
     table = events.table
@@ -248,13 +298,17 @@ def _first_exposures(experiment: Experiment, spec: Events, table: ir.Table, log:
     """One row per unit: its arm, its segments, and when it was first exposed; units that were not are left out."""
     keys = {name: value for name, value in _keys(experiment, table).items() if name != "day"}
     flags = _expectations(experiment, table)
-    rows: dict[str, ir.Value] = {"unit": table[experiment.unit], **keys, **flags}
+    covariates = {
+        f"covariate_{number}": usable(_column(table, metric.covariate, metric.name))
+        for number, metric in enumerate(experiment.metrics)
+        if metric.covariate not in {"", PRE_PERIOD}
+    }
+    rows: dict[str, ir.Value] = {"unit": table[experiment.unit], **keys, **flags, **covariates}
     if experiment.exposed_at:
         rows["exposed"] = table[experiment.exposed_at]
     flat = table.select(**rows)
-    sums: dict[str, ir.Value] = {name: flat[name].min() for name in keys}
-    sums |= {name: flat[name].any() for name in flags}
-    sums["crossed"] = flat.arm.min() != flat.arm.max()
+    sums = _of_unit(flat, list(keys), list(flags))
+    sums |= {name: flat[name].mean() for name in covariates}
     if experiment.exposed_at:
         sums["exposed"] = flat.exposed.min()
     people = flat.group_by("unit").aggregate(**sums)
@@ -272,7 +326,9 @@ def _first_exposures(experiment: Experiment, spec: Events, table: ir.Table, log:
     )
 
 
-def _did(joined: ir.Table, metric: Metric, number: int, spec: Events) -> dict[str, ir.Value]:
+def _did(
+    joined: ir.Table, metric: Metric, number: int, spec: Events, amounts: Mapping[str, str]
+) -> dict[str, ir.Value]:
     """What a unit did in its window, and before its exposure."""
     window = _window(metric, spec)
     begin = joined.exposed if metric.from_days == 0 else joined.exposed + _span(metric.from_days)

@@ -20,6 +20,8 @@ from expnb.stats.moments import EMPTY, Moments
 ALL = "all"  # the segment that holds every unit
 # Digits of a sum that do not depend on the order in which an engine's threads added it up.
 STABLE_DIGITS = 9
+# Squared deviations below this share of a sum of squares are its rounding.
+NOISE = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +136,7 @@ class MetricCells:
         parts = [self.n_ok.astype(np.float64), self.shift + self.s1 / n, spread, self.low, self.high]
         for second in (self.denominator, self.covariate):
             if second is not None:
-                n = np.maximum(self.n_ok - second.n_missing, 1)
-                squares, cross = second.s2 - second.s1**2 / n, second.cross - second.s1 * second.own / n
-                size = np.sqrt(np.maximum(squares * spread, 0.0)) + 1e-300
-                # A correlation near 0 is a difference of large sums: its digits are counted from 1.
-                parts += [second.shift + second.s1 / n, squares, 1 + cross / size]
+                parts += _own_shapes(second, self.n_ok - second.n_missing, spread)
         return parts
 
     def reshift(self, shift: float) -> MetricCells:
@@ -227,6 +225,16 @@ def _merged(part: Logs | Joint, place: IntArray, size: int) -> Logs | Joint:
     return replace(part, **arrays)  # type: ignore[arg-type]  # names of its own fields
 
 
+def _own_shapes(second: Joint, n: IntArray, spread: FloatArray) -> list[FloatArray]:
+    """Mean, squared deviations and correlation of a second measure, over the units that have it."""
+    n = np.maximum(n, 1)
+    mean, squares = second.shift + second.s1 / n, second.s2 - second.s1**2 / n
+    squares = np.where(squares > NOISE * (second.s2 + NOISE * n * mean**2), squares, 0.0)
+    cross, size = second.cross - second.s1 * second.own / n, np.sqrt(squares * spread)
+    # A correlation near 0 is a difference of large sums: its digits are counted from 1.
+    return [mean, squares, 1 + np.divide(cross, size, out=np.zeros_like(cross), where=size > 0)]
+
+
 def _both(first: Joint | None, second: Joint | None, values: MetricCells) -> Joint | None:
     if first is None or second is None:
         return None
@@ -313,12 +321,14 @@ class Cells:
         return _stratified(
             [
                 (int(self.n[where & (self.epoch == number)].sum()), column.moments(own & (self.epoch == number)))
-                for number in self._shared_epochs(where)
+                for number in self._shared_epochs(where, column)
             ]
         )
 
     def adjusted(self, metric: str, where: BoolArray | None = None) -> dict[str, Moments]:
         """Moments of a metric per arm, adjusted by its covariate (CUPED).
+
+        Where the weights changed, arms are adjusted within each epoch and put together as in `moments`. Units without a covariate count with its mean.
 
         Raises
         ------
@@ -330,14 +340,25 @@ class Cells:
             known = [name for name, other in self.metrics.items() if other.covariate is not None]
             raise NameNotFoundError("metric with a covariate", metric, known)
         where = np.ones(self.n.size, dtype=np.bool_) if where is None else where
+        covariate = column.covariate.centred(column.n_ok)
         arms = sorted(set(self.variant.tolist()))
-        return adjusted({arm: column.joint_moments(column.covariate, (self.variant == arm) & where) for arm in arms})
+
+        def within(chosen: BoolArray) -> dict[str, Moments]:
+            return adjusted({arm: column.joint_moments(covariate, (self.variant == arm) & chosen) for arm in arms})
+
+        if not self.epochs:
+            return within(where)
+        strata = [
+            (int(self.n[chosen].sum()), within(chosen))
+            for chosen in (where & (self.epoch == number) for number in self._shared_epochs(where, column))
+        ]
+        return {arm: _stratified([(units, moments[arm]) for units, moments in strata]) for arm in arms}
 
     def covariate_moments(self, metric: str, variant: str) -> Moments:
         """Moments of the covariate of a metric in one arm."""
         column = self._metric(metric)
         assert column.covariate is not None  # noqa: S101 - asked only where there is one
-        joint = column.joint_moments(column.covariate, self.variant == variant)
+        joint = column.joint_moments(column.covariate.centred(column.n_ok), self.variant == variant)
         return Moments(joint.n, joint.mean_x, joint.xx, -math.inf, math.inf)
 
     def capped(self, metric: str, cap: float | None) -> Cells:
@@ -367,13 +388,13 @@ class Cells:
             raise NameNotFoundError("metric", name, list(self.metrics))
         return self.metrics[name]
 
-    def _shared_epochs(self, where: BoolArray) -> list[int]:
-        """Epochs in which every arm has units; another one says nothing about a difference."""
+    def _shared_epochs(self, where: BoolArray, column: MetricCells) -> list[int]:
+        """Epochs in which every arm has two units with a value; another one says nothing about a difference."""
         arms = set(self.variant[where].tolist())
         return [
             number
             for number in sorted(set(self.epoch[where].tolist()))
-            if set(self.variant[where & (self.epoch == number) & (self.n > 0)].tolist()) == arms
+            if all(column.n_ok[where & (self.epoch == number) & (self.variant == arm)].sum() > 1 for arm in arms)
         ]
 
     def where(self, chosen: BoolArray, metrics: Sequence[str] | None = None) -> Cells:

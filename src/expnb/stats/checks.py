@@ -582,12 +582,12 @@ def expectation(
             "block",
             f"{text}; at most {tolerate:.2%} are tolerated ({'' if value is None else f'{p_words(beyond)} over all looks, '}{BLOCK} blocks). The flag reaches units that it should not: correct its targeting before any step up.",
         )
-    few = "" if lost <= tolerate * total else "more than that, but few enough to be chance; "
+    excuse = "" if lost <= tolerate * total else ", and so few more may be chance"
     return Check(
         f"expect:{name}",
         value,
         "warn",
-        f"{text}; {few}up to {tolerate:.2%} are tolerated. It does not block; find out how they got in.",
+        f"{text}; up to {tolerate:.2%} are tolerated{excuse}. It does not block; find out how they got in.",
     )
 
 
