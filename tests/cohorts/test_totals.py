@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from datetime import date
 
+import ibis
 import numpy as np
 import pandas as pd
 import pytest
@@ -199,6 +200,19 @@ def test_a_single_unit_needs_no_variance():
     assert (found.n, found.mean) == (41, pytest.approx((5 + 40 * 7) / 41))
 
 
+def test_totals_may_be_sums_that_an_engine_makes_of_its_rows(units):
+    rows = ibis.duckdb.connect().create_table("units", units.assign(cents=(units.spend * 100).astype(int)))
+    value = rows.cents
+    table = rows.group_by(["arm", "seen"]).aggregate(
+        n=rows.count(), bought=rows.bought.sum(), cents=value.sum(), squares=(value * value).sum()
+    )
+    cents = xb.Metric(name="cents", kind="count", totals=TotalsColumns(sum="cents", squares="squares"))
+    cells = load(experiment(BOUGHT, cents, shape="totals", exposed_at="seen"), table).cells
+    own = (units.spend * 100).astype(int)[units.arm == "b"]
+    assert cells.moments("cents", "b").mean == pytest.approx(own.mean(), rel=1e-12)
+    assert cells.moments("cents", "b").variance == pytest.approx(own.var(), rel=1e-9)
+
+
 def test_one_table_may_hold_many_experiments(units):
     table = totals_of(units)
     both = pd.concat([table.assign(test="checkout"), table.assign(test="other", n=table.n * 7)])
@@ -369,7 +383,7 @@ BAD_TOTALS = {
     "more conversions than units": (
         {"bought": [10**6, 3]},
         errors.MetricValuesError,
-        f"1000000 conversions of .*; {CONVERSIONS}",
+        f"1,000,000 conversions of .*; {CONVERSIONS}",
     ),
     "negative conversions": ({"bought": [-3, 3]}, errors.MetricValuesError, f"-3 conversions of .*; {CONVERSIONS}"),
     "broken conversions": ({"bought": [3.5, 3]}, errors.MetricValuesError, f"3.5 conversions of .*; {CONVERSIONS}"),
@@ -489,7 +503,7 @@ def test_expectations_look_at_units_not_at_totals(units):
 
 def test_running_totals_need_a_time(units):
     with pytest.raises(errors.CohortError, match="cumulative totals need a time, to tell which row is the last"):
-        load(cumulative(BOUGHT, exposed_at=""), running(units))
+        load(replace(cumulative(BOUGHT), exposed_at=""), running(units))
 
 
 def test_running_totals_need_the_time_of_every_row(units):

@@ -18,7 +18,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-PASSWORD = "geheim-%40-4711"  # in a URL; the server knows it as geheim-@-4711
+PASSWORD = "geheim-%40-4711"  # noqa: S105 - in a URL; the server knows it as geheim-@-4711
 ROWS = 400
 SOURCES = [
     "pandas",
@@ -307,7 +307,7 @@ def spark(session_folder, small):
     url = f"spark-local://2?spark.sql.warehouse.dir={folder}&spark.ui.enabled=false&spark.driver.memory=1g&spark.sql.shuffle.partitions=2"
     engine = connect(url, "UTC")
     pq.write_table(small.table, folder / "cohort.parquet", coerce_timestamps="us")
-    engine._session.read.parquet(str(folder / "cohort.parquet")).createOrReplaceTempView("cohort")
+    engine._session.catalog.createTable("cohort", path=str(folder / "cohort.parquet"), source="parquet")
     engine._session.sql("CREATE TABLE parted (x INT, day DATE) USING parquet PARTITIONED BY (day)")
     yield url
     engine._session.stop()
@@ -385,14 +385,15 @@ def put(request, kind: str, table: pa.Table, name: str, folder: Path) -> object:
         return (
             Warehouse(server.url, name)
             if kind == "postgres"
-            else Warehouse(server.url, sql=f'SELECT * FROM "{name}"; ')
+            else Warehouse(server.url, sql=f'SELECT * FROM "{name}"; ')  # noqa: S608 - a name of ours
         )
     if kind == "spark":
         url = request.getfixturevalue("spark")
         if name != "cohort":
             pq.write_table(table, folder / "rows.parquet", coerce_timestamps="us")
             session = connect(url, "UTC")._session
-            session.read.parquet(str(folder / "rows.parquet")).createOrReplaceTempView(name)
+            session.sql(f"DROP TABLE IF EXISTS {name}")
+            session.catalog.createTable(name, path=str(folder / "rows.parquet"), source="parquet")
         return Warehouse(url, name)
     if kind.startswith("parquet"):
         half = len(table) // 2
@@ -409,7 +410,7 @@ def put(request, kind: str, table: pa.Table, name: str, folder: Path) -> object:
         path = folder / "rows.duckdb"
         with duckdb.connect(path) as con:
             con.register("offered", table)
-            con.execute(f'CREATE TABLE "{name}" AS SELECT * FROM offered')
+            con.execute(f'CREATE TABLE "{name}" AS SELECT * FROM offered')  # noqa: S608 - a name of ours
         return Warehouse(f"duckdb://{path}", name)
     if kind == "ibis table":
         return ibis.duckdb.connect().create_table(name, table)

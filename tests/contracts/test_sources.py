@@ -82,12 +82,7 @@ def test_every_source_gives_the_same_moments(source, small, experiment):
 
 
 def total(cells, metric: str, arm: str):
-    from functools import reduce
-
-    import numpy as np
-
-    column = cells.metrics[metric]
-    return reduce(lambda a, b: a + b, [column.moments(int(cell)) for cell in np.flatnonzero(cells.variant == arm)])
+    return cells.metrics[metric].moments(cells.variant == arm)
 
 
 def test_every_source_counts_the_same_days_and_segments(source, small, experiment):
@@ -97,13 +92,12 @@ def test_every_source_counts_the_same_days_and_segments(source, small, experimen
     assert set(cells.segments["select"]) == {"DE", "größer", "it's", "(none)"}
 
 
-def test_days_are_counted_in_the_zone_of_the_experiment(source, experiment):
+def test_days_are_counted_in_the_zone_of_the_experiment(kind, source, experiment):
+    if kind == "ibis table":
+        pytest.skip("the session belongs to the caller, and so does its zone")
     far = replace(experiment, timezone="Pacific/Auckland")
     found = {str(day) for day in xb.load_cohort(far, source).cells.day}
-    assert found == {"2026-03-02", "2026-03-03", "2026-03-04", "2026-03-05"} - (
-        {"2026-03-05"} if len(found) == 3 else set()
-    )
-    assert "2026-03-01" not in found
+    assert found == {"2026-03-02", "2026-03-03", "2026-03-04", "2026-03-05"}
 
 
 @pytest.mark.parametrize("mistake", BAD_COHORTS)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import expnb as xb
 from expnb.errors import SpecError
 from expnb.spec.experiment import Epoch
-from expnb.stats.checks import spend
+from expnb.stats.anytime import spend
 from expnb.stats.sample_ratio import sample_ratio, sample_ratio_views
 
 NOTHING = {

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import binom, chi2, norm, ttest_ind_from_stats
 
+from expnb.stats.anytime import above_p, chi_square_tail, log_normal_e, spend, uneven_p, unlike_z
 from expnb.stats.checks import (
     Check,
-    above_p,
-    chi_square_tail,
     constant,
     cumulative,
     days_missing,
@@ -18,7 +17,6 @@ from expnb.stats.checks import (
     drifting_names,
     expectation,
     immature,
-    log_normal_e,
     looks_cumulative,
     lost_by_arm,
     negative,
@@ -27,9 +25,6 @@ from expnb.stats.checks import (
     part_of,
     pre_period_imbalance,
     repeated_units,
-    spend,
-    uneven_p,
-    unlike_z,
     unusable_values,
     worst,
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import betabinom, binom, chi2, chisquare, dirichlet_multinomial, multinomial
 
-from expnb.stats.checks import anytime_p, holm, log_multinomial_e
+from expnb.stats.anytime import anytime_p, holm, log_multinomial_e
 from expnb.stats.sample_ratio import (
     sample_ratio,
     sample_ratio_anytime_p,

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Changes whenever cells mean something else than before.
-VERSION = 1
+VERSION = 2
 DIGITS = 12
 
 
@@ -71,7 +72,9 @@ class Cache:
         self.as_of = units.as_of
         self.spec = _spec(experiment)
 
-    def reduced(self, source: Source, one: Callable[[str], Reduced], check: Callable[[Reduced], None]) -> Reduced:
+    def reduced(
+        self, source: Source, one: Callable[[str], Reduced], check: Callable[[Reduced], None], *, exact: bool
+    ) -> Reduced:
         """Cells of all files; those that are known and unchanged are not read.
 
         Parameters
@@ -80,6 +83,8 @@ class Cache:
             Cells of one file, from its path.
         check : callable
             Refuses units that occur twice, in all files together.
+        exact : bool
+            Whether `check` counts every unit; files that were checked by a sample alone are then checked again.
 
         Raises
         ------
@@ -87,10 +92,8 @@ class Cache:
             If no file holds a row.
         """
         files = [_file(path) for path in source.files]
-        as_of = self.as_of.isoformat() if self.as_of else ""
-        whole = (
-            self.folder / f"all.{_short('|'.join([*(f.place + f.content for f in files), as_of]))}.{self.spec}.parquet"
-        )
+        marks = [*(file.place + file.content for file in files), self.as_of.isoformat() if self.as_of else ""]
+        whole = self.folder / f"all.{_short('|'.join([*marks, 'exact' if exact else '']))}.{self.spec}.parquet"
         known = _read(whole, self.experiment)
         if known is not None:
             return replace(
@@ -135,7 +138,9 @@ class Cache:
     def _why(self, file: File) -> str:
         """Why a file that was read before is read again; empty for a new one."""
         names = [path.name.split(".") for path in self.folder.glob(f"{file.place}.*.parquet")]
-        if any(spec == self.spec and content == file.content for _, content, spec, _ in names):
+        if self._name(file).is_file() and _read(self._name(file), self.experiment) is None:
+            return f" The cells of {Path(file.path).name} could not be read back."
+        if self._name(file).is_file():
             return " Windows that were open have moved on."
         if any(spec == self.spec for _, _, spec, _ in names):
             return f" {Path(file.path).name} changed since it was read."
@@ -151,6 +156,7 @@ class Cache:
         for path in stale:
             if path != self._name(file):
                 path.unlink(missing_ok=True)
+                path.with_suffix(".units").unlink(missing_ok=True)
 
 
 def _spec(experiment: Experiment) -> str:
@@ -182,7 +188,7 @@ def _spec(experiment: Experiment) -> str:
         "timezone",
     )
     return _short(
-        digest({"version": VERSION, "metrics": metrics} | {name: getattr(experiment, name) for name in names})
+        digest({"version": VERSION, "engine": version("duckdb"), "metrics": metrics} | {name: getattr(experiment, name) for name in names})
     )
 
 
@@ -287,8 +293,16 @@ def _read(path: Path, experiment: Experiment) -> tuple[Reduced, datetime | None]
         rows = pq.read_table(path, use_threads=False)
         facts = json.loads(rows.schema.metadata[b"expnb"])
         units = pq.read_table(path.with_suffix(".units"), use_threads=False) if "arms" in facts else None
-    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return _parsed(experiment, rows, facts, units)
+    except (pa.ArrowException, OSError, LookupError, ValueError, TypeError, AttributeError):
         return None  # torn or foreign: read the source again
+
+
+def _parsed(
+    experiment: Experiment, rows: pa.Table, facts: dict[str, Any], units: pa.Table | None
+) -> tuple[Reduced, datetime | None]:
+    import pyarrow as pa  # noqa: PLC0415 - only when rows are needed
+
     columns = {name: rows.column(name).combine_chunks() for name in rows.column_names}
     arrays = {
         name: np.asarray(values.to_numpy(zero_copy_only=False))

@@ -183,6 +183,7 @@ def _load(
             source,
             lambda path: _of_file(experiment, path, units.as_of),
             lambda whole: check_units(experiment, units, whole, run, exact=exact_units),
+            exact=exact_units,
         )
     return _checked(experiment, reduced)
 

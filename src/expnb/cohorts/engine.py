@@ -269,7 +269,7 @@ def _in_spark(engine: Engine, work: Callable[[], T], words: str, group: str) -> 
         return work()
     finally:
         with suppress(Exception):  # a thread of ours has a socket to the JVM of its own
-            InheritableThread._clean_py4j_conn_for_current_thread()  # noqa: SLF001
+            cast("Any", InheritableThread)._clean_py4j_conn_for_current_thread()  # noqa: SLF001
 
 
 def _in_little_memory(engine: Engine, work: Callable[[], T]) -> T:

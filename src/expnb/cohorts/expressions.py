@@ -30,6 +30,8 @@ BINARY: Mapping[type[ast.AST], Callable[..., object]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
+# Methods that read rows.
+ACTS = frozenset({"preview", "to_list", "to_pandas"})
 UNARY: Mapping[type[ast.AST], Callable[..., object]] = {ast.Invert: operator.invert, ast.USub: operator.neg}
 
 
@@ -46,7 +48,7 @@ def from_ibis(table: ir.Table, text: str, name: str) -> ir.Column:
         If the table lacks a column.
     """
     try:
-        return _value(ast.parse(text, mode="eval").body, table)
+        return _of_one_row(_value(ast.parse(text, mode="eval").body, table))
     except ColumnNotFoundError:
         raise
     except Exception as error:
@@ -71,7 +73,7 @@ def _value(node: ast.AST, table: ir.Table) -> object:
             not method.startswith("_")
         ):
             given = {str(word.arg): _value(word.value, table) for word in keywords}
-            return getattr(_value(owner, table), method)(*(_value(part, table) for part in args), **given)
+            return _method(_value(owner, table), method)(*(_value(part, table) for part in args), **given)
         case ast.BinOp(left=left, op=act, right=right) if type(act) in BINARY:
             return BINARY[type(act)](_value(left, table), _value(right, table))
         case ast.Compare(left=left, ops=[act], comparators=[right]) if type(act) in BINARY:
@@ -81,6 +83,32 @@ def _value(node: ast.AST, table: ir.Table) -> object:
         case ast.List(elts=parts) | ast.Tuple(elts=parts):
             return [_value(part, table) for part in parts]
     raise ValueError(f"{ast.unparse(node)!r} is not allowed")
+
+
+def _method(owner: object, name: str) -> Callable[..., object]:
+    """A method of a column that makes another column: none that runs, writes or shows something."""
+    import ibis.expr.types as ir  # noqa: PLC0415 - 0.8 s, only when rows are needed
+
+    if not isinstance(owner, ir.Value) or hasattr(ir.Expr, name) or name in ACTS:
+        raise ValueError(f"{name!r} is no method that makes a column")
+    method: Callable[..., object] = getattr(owner, name)
+    return method
+
+
+def _of_one_row(value: object) -> ir.Column:
+    """A value that depends on its own row alone."""
+    import ibis  # noqa: PLC0415 - 0.8 s, only when rows are needed
+    import ibis.expr.operations as ops  # noqa: PLC0415
+    import ibis.expr.types as ir  # noqa: PLC0415
+
+    if isinstance(value, bool | int | float):
+        value = ibis.literal(value)
+    if not isinstance(value, ir.Value):
+        raise ValueError(f"it makes a {type(value).__name__}, not a column")  # noqa: TRY004 - a value of a file
+    wide = (ops.Reduction, ops.Analytic, ops.WindowFunction, ops.ScalarSubquery, ops.Unnest, ops.Impure)
+    if value.op().find(wide, filter=ops.Value):
+        raise ValueError("it looks at other rows, or makes new ones; sums are taken by expnb")
+    return value
 
 
 def with_sql(source: Source, expressions: Mapping[str, tuple[str, str]]) -> ir.Table:
@@ -95,6 +123,8 @@ def with_sql(source: Source, expressions: Mapping[str, tuple[str, str]]) -> ir.T
     ------
     MetricValuesError
         If a text is no single expression.
+    ColumnNotFoundError
+        If it names a column that the source lacks.
     SourceError
         If the engine does not understand it.
     """
@@ -105,7 +135,7 @@ def with_sql(source: Source, expressions: Mapping[str, tuple[str, str]]) -> ir.T
 
     engine = source.engine
     dialect = engine.dialect
-    added = []
+    added, read = [], set()
     for column, (owner, text) in expressions.items():
         try:
             statements = sqlglot.parse(f"SELECT (\n{text}\n) AS x", dialect=dialect)
@@ -113,16 +143,22 @@ def with_sql(source: Source, expressions: Mapping[str, tuple[str, str]]) -> ir.T
             statements = []
         only = statements[0] if len(statements) == 1 and isinstance(statements[0], sge.Select) else sge.Select()
         inner = only.expressions[0].unalias() if len(only.expressions) == 1 else None
-        if not isinstance(inner, sge.Paren) or only.args.get("from_") or inner.find(sge.Query, sge.AggFunc, sge.Window):
+        wide = (sge.Query, sge.AggFunc, sge.Window, sge.UDTF, sge.Explode, sge.Star, sge.Columns, sge.Placeholder)
+        if not isinstance(inner, sge.Paren) or only.args.get("from_") or inner.find(*wide):
             raise MetricValuesError(
                 owner,
                 f"{text!r} is no SQL expression over one row. Write columns, numbers and functions of them, such as `price * quantity`; sums are taken by expnb.",
             )
-        added.append(sge.alias_(inner, column, quoted=True).sql(dialect=dialect))
+        added.append(sge.alias_(inner, column, quoted=True).sql(dialect=dialect, comments=False))
+        read |= {found.name for found in inner.find_all(sge.Column) if not found.table}
     ask(engine, source.table.limit(0))  # frames become known to their engine by being read
     try:
         return engine.sql(f"SELECT *, {', '.join(added)} FROM ({engine.compile(source.table)}) AS cohort")  # noqa: S608 - parsed above
     except SourceError:
         raise
     except Exception as error:
-        raise unreadable(error) from error
+        known = source.table.schema().names
+        missing = sorted(name for name in read if name.casefold() not in {other.casefold() for other in known})
+        if missing:
+            raise ColumnNotFoundError(missing[0], known) from error
+        raise unreadable(error, engine) from error

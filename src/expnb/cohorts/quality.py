@@ -54,7 +54,7 @@ def check_units(
     Parameters
     ----------
     exact : bool
-        Whether every unit is counted, however many there are; else one in 256 is looked at where there are millions, and every one if that finds anything.
+        Whether every unit is counted, however many there are; else one in 257 is looked at where there are millions, and every one if that finds anything.
 
     Raises
     ------
@@ -64,6 +64,10 @@ def check_units(
     if crossed:
         raise UnitError(
             f"{crossed:,} units of column {experiment.unit!r} were seen in two arms; a unit belongs to one. Find out why the assignment moved before you drop them: those who move are not like the others."
+        )
+    if reduced.nameless:
+        raise UnitError(
+            f"{reduced.nameless:,} rows have no value in the unit column {experiment.unit!r}; every row needs the unit that was randomised. Find out where the ids were lost."
         )
     if units.grouped or "unit" not in units.table.columns:
         return
@@ -75,9 +79,10 @@ def check_units(
             f"{found['null']:,} rows have no value in the unit column {experiment.unit!r}; every row needs the unit that was randomised. Find out where the ids were lost."
         )
     if found["repeated"]:
+        words, occur = ("unit", "occurs") if found["repeated"] == 1 else ("units", "occur")
         arms = f", {found['crossed']:,} of them in two arms" if found["crossed"] else ""
         raise UnitError(
-            f"{found['repeated']:,} units of column {experiment.unit!r} occur more than once{arms} ({found['rows']:,} rows, {found['units']:,} units); "
+            f"{found['repeated']:,} {words} of column {experiment.unit!r} {occur} more than once{arms} ({found['rows']:,} rows, {found['units']:,} units); "
             'a cohort has one row per unit. Set shape = "rows" to sum the rows of a unit, or unit = "row" if each row was randomised by itself.'
         )
 
@@ -107,7 +112,7 @@ def check_values(experiment: Experiment, reduced: Reduced) -> None:
             why = (
                 "no row has its totals yet. Wait for the first ones, or leave the metric out."
                 if experiment.totals
-                else f"the window of all {late:,} units is still open. Wait until day {metric.window_days:g} is over, or say up to when the data are complete: load_cohort(…, as_of=…)."
+                else f"the window of all {late:,} units is still open. Wait until it is over, or say up to when the data are complete: load_cohort(…, as_of=…)."
                 if late
                 else f"{_where(metric)} has no usable value in any row. Check how the column is filled."
             )
@@ -231,7 +236,7 @@ def _of_metric(experiment: Experiment, cells: Cells, metric: Metric) -> Iterator
         yield checks.lost_by_arm(metric.name, lost, closed, min_cell=small)
     if column.denominator is None:
         yield checks.constant(metric.name, float(np.nanmin(column.low)), float(np.nanmax(column.high)))
-    if metric.covariate:
+    if column.covariate is not None:
         arms = {arm: cells.covariate_moments(metric.name, arm) for arm in experiment.variants}
         yield checks.pre_period_imbalance(metric.name, arms, min_cell=small)
     if not metric.is_share and column.denominator is None and column.q is None:

@@ -297,8 +297,8 @@ def _complete_cells(rows: pa.Table, one: Measure, shifts: Shifts) -> MetricCells
     def joint(name: str) -> Joint | None:
         if not name:
             return None
-        sums = (_sums(rows, f"{part}_{name}") for part in ("s1", "s2", f"cross_{one.value}"))
-        return Joint(shifts[name], n - _integers(rows, f"ok_{name}"), *sums, _sums(rows, f"s1_{one.value}"))
+        parts = (f"s1_{name}", f"s2_{name}", f"cross_{one.value}_{name}", f"s1_{one.value}")
+        return Joint(shifts[name], n - _integers(rows, f"ok_{name}"), *(_sums(rows, part) for part in parts))
 
     return MetricCells(
         shift=shifts[one.value],

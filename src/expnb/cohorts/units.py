@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 PRE_PERIOD = "pre_period"
 # Row-level means of these kinds become ratios of unit totals when a unit has many rows.
 ROW_MEANS = frozenset({"conversion", "mean", "duration"})
+# Of these kinds a unit's value in events is the mean of its own, and a unit without events has none.
+TYPICAL = frozenset({"duration", "quantile"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +98,15 @@ def units_of(
         If the columns cannot hold what the experiment asks for.
     """
     check_columns(experiment, source.table)
+    for metric in experiment.metrics:
+        if metric.covariate and metric.kind in {"ratio", "quantile"}:
+            raise MetricValuesError(
+                metric.name, f"a {metric.kind} takes no covariate; only means can be adjusted. Remove the covariate."
+            )
     table = _with_expressions(experiment, source, of_events=events is not None)
     table = _in_window(experiment, table)
+    if events is not None and experiment.experiment_column:  # before its units are taken for those of another
+        table = table.filter(table[experiment.experiment_column].cast("string") == experiment.name)
     if events is not None:
         units = _from_events(experiment, table, events, as_of)
     elif experiment.shape == "rows":
@@ -212,6 +221,8 @@ def _from_events(experiment: Experiment, table: ir.Table, events: Source, as_of:
         as_of = None if found is None else _as_utc(found, experiment)
     log = _until_last_window(experiment, spec, log)
     people = _first_exposures(experiment, spec, table, log)
+    if experiment.start is not None and experiment.end is not None:  # the exposure may be an event
+        people = people.filter(*_between(people.exposed, experiment.start, experiment.end, experiment))
     joined = people.inner_join(log, people.unit == log.log_unit)
     sums: dict[str, ir.Value] = {}
     for number, metric in enumerate(experiment.metrics):
@@ -224,7 +235,7 @@ def _from_events(experiment: Experiment, table: ir.Table, events: Source, as_of:
     for number, metric in enumerate(experiment.metrics):
         for name in (f"value_{number}", f"other_{number}", f"covariate_{number}"):
             if name in sums:
-                missing_is_zero = metric.kind not in {"duration", "quantile"} or name.startswith("other")
+                missing_is_zero = metric.kind not in TYPICAL or name.startswith("other")
                 columns[name] = left[name].fill_null(0.0) if missing_is_zero else left[name]
         window = _window(metric, spec)
         late = _late(None if window is None else window + spec.lateness_days, as_of)
@@ -242,15 +253,11 @@ def _check_events(experiment: Experiment, spec: Events) -> None:
                 metric.name,
                 "an expression is read from the rows of a cohort, and in events a metric counts or sums one kind of event. Make the value a column of the events, and name it: column.",
             )
-        sums = metric.kind in {"mean", "revenue", "duration", "quantile"} or (metric.kind == "ratio" and metric.column)
+        sums = metric.kind in {"mean", "revenue", *TYPICAL} or (metric.kind == "ratio" and metric.column)
         if sums and not (metric.column or spec.value):
             raise MetricValuesError(
                 metric.name,
                 f'a {metric.kind} needs the value of an event, and no column holds it. Write value = "amount" under [events].',
-            )
-        if metric.covariate and metric.kind == "ratio":
-            raise MetricValuesError(
-                metric.name, "a ratio takes no covariate; its error is that of two sums. Remove the covariate."
             )
         if metric.covariate == PRE_PERIOD and spec.pre_days <= 0:
             raise MetricValuesError(
@@ -276,8 +283,7 @@ def _log(experiment: Experiment, spec: Events, events: Source, amounts: Mapping[
         "at": table[spec.at],
         "kind": table[spec.kind].cast("string"),
     }
-    if spec.value:
-        log["amount"] = usable(_column(table, spec.value, spec.value))
+    log |= {own: usable(_column(table, name, name)) for name, own in amounts.items()}
     flat = table.select(**log)
     if experiment.start is None:
         return flat
@@ -337,28 +343,29 @@ def _did(
         within &= joined["at"] < joined.exposed + _span(window)
     before = (joined["at"] < joined.exposed) & (joined["at"] >= joined.exposed - _span(spec.pre_days))
     if metric.kind == "ratio":
-        top = _summed(joined, within & (joined.kind == metric.numerator), metric.column)
+        top = _summed(joined, within & (joined.kind == metric.numerator), amounts.get(metric.column, ""))
         return {
             f"value_{number}": top,
             f"other_{number}": _summed(joined, within & (joined.kind == metric.denominator), ""),
         }
     chosen = joined.kind == metric.event
-    sums = {f"value_{number}": _folded(joined, within & chosen, metric)}
+    amount = amounts.get(metric.column or spec.value, "")
+    sums = {f"value_{number}": _folded(joined, within & chosen, metric, amount)}
     if metric.covariate == PRE_PERIOD:
-        sums[f"covariate_{number}"] = _folded(joined, before & chosen, metric).fill_null(0.0)
+        sums[f"covariate_{number}"] = _folded(joined, before & chosen, metric, amount)
     return sums
 
 
-def _folded(joined: ir.Table, chosen: ir.BooleanColumn, metric: Metric) -> ir.Value:
+def _folded(joined: ir.Table, chosen: ir.BooleanColumn, metric: Metric, amount: str) -> ir.Value:
     if metric.is_share:
         return chosen.any().cast("float64")
-    if metric.kind in {"duration", "quantile"}:  # a unit's own typical value
-        return _where(chosen, joined.amount).mean()
-    return _summed(joined, chosen, "" if metric.kind == "count" and not metric.column else "amount")
+    if metric.kind in TYPICAL:
+        return _where(chosen, joined[amount]).mean()
+    return _summed(joined, chosen, "" if metric.kind == "count" and not metric.column else amount)
 
 
-def _summed(joined: ir.Table, chosen: ir.BooleanColumn, column: str) -> ir.Value:
-    return _where(chosen, joined.amount).sum() if column else chosen.cast("float64").sum()
+def _summed(joined: ir.Table, chosen: ir.BooleanColumn, amount: str) -> ir.Value:
+    return _where(chosen, joined[amount]).sum() if amount else chosen.cast("float64").sum()
 
 
 def _window(metric: Metric, spec: Events) -> float | None:
@@ -395,9 +402,19 @@ def _span(days: float) -> ir.Value:
     return ibis.interval(seconds=round(days * 86_400))
 
 
+def _of_unit(flat: ir.Table, keys: Sequence[str], flags: Sequence[str]) -> dict[str, ir.Value]:
+    """What is known of a unit from its rows, and what is wrong with them."""
+    sums: dict[str, ir.Value] = {name: flat[name].min() for name in keys}
+    sums |= {name: flat[name].any() for name in flags}
+    return sums | {
+        "crossed": (flat.arm.min() != flat.arm.max()) & ~flat.unit.isnull().any(),
+        "nameless": flat.unit.isnull().cast("int64").sum(),
+    }
+
+
 def _numbered(metric: Metric, number: int, columns: Mapping[str, ir.Value]) -> Measure:
     """The measure of a metric whose columns carry its number."""
-    names = {part: f"{part}_{number}" for part in ("value", "other", "covariate", "late")}
+    names = {part: f"{part}_{number}" for part in ("value", "other", "covariate", "late", "odd")}
     return Measure(metric, *(name if name in columns else "" for name in names.values()))
 
 
@@ -459,9 +476,12 @@ def _in_window(experiment: Experiment, table: ir.Table) -> ir.Table:
     """Units exposed from the first to the last day that was agreed; a partitioned table then reads those days alone."""
     if not experiment.exposed_at or experiment.start is None or experiment.end is None:
         return table
-    seen = table[experiment.exposed_at]
-    after = experiment.end + timedelta(days=1)
-    return table.filter(seen >= _moment(experiment.start, seen, experiment), seen < _moment(after, seen, experiment))
+    return table.filter(*_between(table[experiment.exposed_at], experiment.start, experiment.end, experiment))
+
+
+def _between(seen: ir.Column, first: date, last: date, experiment: Experiment) -> tuple[ir.BooleanValue, ...]:
+    after = last + timedelta(days=1)
+    return seen >= _moment(first, seen, experiment), seen < _moment(after, seen, experiment)
 
 
 def _moment(day: date, column: ir.Column, experiment: Experiment) -> ir.Value:

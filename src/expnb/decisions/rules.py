@@ -10,8 +10,9 @@ from expnb.posterior.effect import Effect
 from expnb.posterior.posterior import Posterior
 from expnb.spec.experiment import Experiment
 from expnb.spec.policy import Policy
+from expnb.stats.anytime import spend
 from expnb.stats.cells import ALL
-from expnb.stats.checks import Check, count_of, spend
+from expnb.stats.checks import Check, count_of
 from expnb.stats.sample_ratio import SAMPLE_RATIO_BLOCK, sample_ratio
 
 GUARDRAIL_EARLY = 0.5

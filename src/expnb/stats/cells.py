@@ -241,7 +241,10 @@ def _both(first: Joint | None, second: Joint | None, values: MetricCells) -> Joi
     moved = second.reshift(first.shift, values.n_ok)
     return Joint(
         first.shift,
-        *(np.concatenate([getattr(first, name), getattr(moved, name)]) for name in ("n_missing", "s1", "s2", "cross", "own")),
+        *(
+            np.concatenate([getattr(first, name), getattr(moved, name)])
+            for name in ("n_missing", "s1", "s2", "cross", "own")
+        ),
     )
 
 

@@ -5,19 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from expnb.stats.checks import (
-    BLOCK,
-    CONCENTRATIONS,
-    MIN_CELL,
-    WARN,
-    Check,
-    anytime_p,
-    chi_square_tail,
-    count_of,
-    holm,
-    log_multinomial_e,
-    p_words,
-)
+from expnb.stats.anytime import CONCENTRATIONS, anytime_p, chi_square_tail, holm, log_multinomial_e
+from expnb.stats.checks import BLOCK, MIN_CELL, WARN, Check, count_of, p_words
 
 SAMPLE_RATIO_WARN = WARN
 SAMPLE_RATIO_BLOCK = BLOCK  # in total, over all looks
