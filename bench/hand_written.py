@@ -55,7 +55,7 @@ def cells(connection: duckdb.DuckDBPyConnection, path: str) -> Numbers:
     pilot = connection.execute(PILOT.format(path=path)).fetchnumpy()
     shifts = {name: _near(values) for name, values in pilot.items()}
     rows = {
-        name: np.ma.filled(column)
+        name: np.ma.filled(column, 0)  # no logarithm in a cell without revenue
         for name, column in connection.execute(CELLS.format(path=path, **shifts)).fetchnumpy().items()
     }
     _prove_complete(rows)

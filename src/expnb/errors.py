@@ -203,7 +203,7 @@ class FullScanError(CohortError):
         self.source = source
 
     def __str__(self) -> str:
-        return f"{self.source} is partitioned and no day is named, so every partition would be read. Give the experiment start and end, or an `sql` with a filter."
+        return f"{self.source} is partitioned and no day is named, so every partition would be read. Give the experiment start, end and exposed_at, or an `sql` with a filter."
 
 
 # --- posterior -------------------------------------------------------------------------------

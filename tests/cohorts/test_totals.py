@@ -198,6 +198,7 @@ def test_a_single_unit_needs_no_variance():
     exp = experiment(BOUGHT, replace(SPEND, totals=MEANS), shape="totals", exposed_at="seen")
     found = load(exp, frame).cells.moments("spend", "a")
     assert (found.n, found.mean) == (41, pytest.approx((5 + 40 * 7) / 41))
+    assert found.m2 == pytest.approx(39 * 2 + (7 - 5) ** 2 * 40 / 41)
 
 
 def test_totals_may_be_sums_that_an_engine_makes_of_its_rows(units):
@@ -506,9 +507,12 @@ def test_running_totals_need_a_time(units):
         load(replace(cumulative(BOUGHT), exposed_at=""), running(units))
 
 
-def test_running_totals_need_the_time_of_every_row(units):
+@pytest.mark.parametrize("numbers", [False, True], ids=["times", "numbers"])
+def test_running_totals_need_the_time_of_every_row(numbers, units):
     table = running(units)
-    table.loc[3, "seen"] = pd.NaT
+    if numbers:
+        table["seen"] = (table.seen - table.seen.min()).dt.days.astype(float)
+    table.loc[3, "seen"] = np.nan if numbers else pd.NaT
     with pytest.raises(errors.CohortError, match="1 rows have no value in 'seen'"):
         load(cumulative(BOUGHT), table)
 

@@ -11,7 +11,15 @@ import expnb as xb
 from expnb.errors import SpecError
 from expnb.spec.experiment import Epoch
 from expnb.stats.anytime import spend
-from expnb.stats.sample_ratio import sample_ratio, sample_ratio_views
+from expnb.stats.sample_ratio import sample_ratio, sample_ratio_by
+
+
+def sample_ratio_views(counts, weights):
+    """Views with one set of weights throughout."""
+    return sample_ratio_by(
+        {view: {value: [(arms, weights)] for value, arms in values.items()} for view, values in counts.items()}
+    )
+
 
 NOTHING = {
     "p_improvement": None,

@@ -8,7 +8,16 @@ import pytest
 from expnb.decisions.rules import quality_rules, sample_ratio_rule
 from expnb.stats.checks import expectation, lost_by_arm, pre_period_imbalance
 from expnb.stats.moments import Moments
-from expnb.stats.sample_ratio import sample_ratio, sample_ratio_views
+from expnb.stats.sample_ratio import sample_ratio, sample_ratio_by
+
+
+def sample_ratio_views(counts, weights, **options):
+    """Views with one set of weights throughout."""
+    return sample_ratio_by(
+        {view: {value: [(arms, weights)] for value, arms in values.items()} for view, values in counts.items()},
+        **options,
+    )
+
 
 DAYS = 28
 PER_DAY = np.repeat([40, 200, 1000, 1500], 7)  # a ladder: 1, 5, 25, 50 %

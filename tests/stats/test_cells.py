@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.stats.test_bins import bins_of, heavy
 
 from expnb.errors import NameNotFoundError
 from expnb.stats.bins import Bins, edge_above
 from expnb.stats.cells import Cells, Logs, MetricCells, join
 from expnb.stats.joint import Joint
-
-from tests.stats.test_bins import bins_of, heavy
 
 DAYS = np.array(["2026-01-01", "2026-01-02", "2026-01-03"], dtype="datetime64[D]")
 
@@ -262,7 +261,7 @@ def test_a_capped_metric_has_the_moments_of_capped_rows(cap):
         own, found = np.minimum(y[arm == name], edge), cells.moments("m", name)
         assert found.mean == pytest.approx(math.fsum(own) / own.size, rel=1e-12)
         assert found.variance == pytest.approx(own.var(ddof=1), rel=1e-10)
-        assert found.high == edge
+        assert found.high == min(edge, own.max())
 
 
 def test_a_cap_given_as_a_share_is_the_same_for_all_arms_and_not_0():
@@ -270,7 +269,7 @@ def test_a_cap_given_as_a_share_is_the_same_for_all_arms_and_not_0():
     y[arm == "b"] *= 3
     cells = cells_of(y, arm, shift=0.4).capped("m", 0.9)
     wanted = np.quantile(y[y > 0], 0.9)
-    assert cells.metrics["m"].cap == pytest.approx(wanted, rel=0.02)
+    assert cells.metrics["m"].cap == pytest.approx(wanted, rel=0.03)
     assert cells.moments("m", "b").mean > 1.5 * cells.moments("m", "a").mean > 0
 
 

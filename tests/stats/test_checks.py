@@ -19,12 +19,10 @@ from expnb.stats.checks import (
     immature,
     looks_cumulative,
     lost_by_arm,
-    negative,
     outcome_before_exposure,
     outlier,
     part_of,
     pre_period_imbalance,
-    repeated_units,
     unusable_values,
     worst,
 )
@@ -114,14 +112,6 @@ def test_a_metric_of_equal_values_can_teach_nothing():
     assert "every value is 4, so nothing can be learnt" in check.sentence
     assert constant("spend", 4.0, 5.0) is None
     assert constant("spend", math.nan, math.nan) is None
-
-
-def test_a_negative_value_blocks_where_none_can_be():
-    check = negative("spend", -3.5)
-    assert check.outcome == "block"
-    assert "the smallest value is -3.5" in check.sentence
-    assert negative("spend", 0.0) is None
-    assert negative("spend", math.nan) is None
 
 
 @pytest.mark.parametrize(
@@ -255,20 +245,6 @@ def test_outcomes_before_the_exposure_warn_and_more_than_1_in_1000_block():
     check = outcome_before_exposure("spend", 51, 50_000)
     assert check.outcome == "block"
     assert "51 of 50,000 units have an outcome dated before their exposure" in check.sentence
-
-
-def test_repeated_units_are_counted_or_said_to_be_a_sample():
-    assert repeated_units(0, 0, 100, 100, exact=True) is None
-    check = repeated_units(30, 25, 1_030, 1_000, exact=True, column="userid")
-    assert check.outcome == "block"
-    assert (
-        "30 units of column 'userid' occur more than once, 25 of them in two arms (1,030 rows, 1,000 units)"
-        in check.sentence
-    )
-    sample = repeated_units(30, 0, 1_030, 1_000, exact=False)
-    assert sample.sentence.startswith("In a sample (1,030 rows, 1,000 units), 30 units occur more than once; among all")
-    few = repeated_units(3, 0, 1_003, 1_000, exact=True)
-    assert few.sentence.startswith("Fewer than 20 units occur more than once (1,003 rows)")
 
 
 def test_totals_that_never_fall_for_a_week_look_cumulative():

@@ -12,8 +12,15 @@ from expnb.stats.sample_ratio import (
     sample_ratio_anytime_p,
     sample_ratio_by,
     sample_ratio_p,
-    sample_ratio_views,
 )
+
+
+def sample_ratio_views(counts, weights):
+    """Views with one set of weights throughout."""
+    return sample_ratio_by(
+        {view: {value: [(arms, weights)] for value, arms in values.items()} for view, values in counts.items()}
+    )
+
 
 EVEN = {"a": 50, "b": 50}
 COOKIE_CATS = ({"gate_30": 44_700, "gate_40": 45_489}, {"gate_30": 50, "gate_40": 50})

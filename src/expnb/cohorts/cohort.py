@@ -19,7 +19,7 @@ from expnb.cohorts.sources import Source, bind, is_partitioned
 from expnb.cohorts.totals import totals_cells
 from expnb.cohorts.units import Units, units_of
 from expnb.cohorts.warehouse import Warehouse
-from expnb.errors import CohortError, EmptyCohortError, SourceError, SpecError
+from expnb.errors import CohortError, EmptyCohortError, FullScanError, SourceError, SpecError
 from expnb.spec.experiment import Experiment
 from expnb.stats.arrays import BoolArray
 from expnb.stats.cells import Cells
@@ -219,9 +219,7 @@ def _checked(experiment: Experiment, reduced: Reduced) -> Cohort:
 def _bind(experiment: Experiment, source: object) -> Source:
     bound = bind(source, timezone=experiment.timezone, cost=experiment.cost)
     if is_partitioned(bound) and not (experiment.start and experiment.end and experiment.exposed_at):
-        raise CohortError(
-            f"{bound.name} is a partitioned table, and nothing says which days are wanted, so all of it would be read. Give the experiment start, end and exposed_at, or a query with a filter: sql."
-        )
+        raise FullScanError(bound.name)
     return bound
 
 

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from expnb.cohorts.engine import ask, unreadable
+from expnb.cohorts.engine import ask, run, unreadable
 from expnb.cohorts.sources import Source
 from expnb.errors import ColumnNotFoundError, MetricValuesError, SourceError
 
@@ -143,7 +143,8 @@ def with_sql(source: Source, expressions: Mapping[str, tuple[str, str]]) -> ir.T
             statements = []
         only = statements[0] if len(statements) == 1 and isinstance(statements[0], sge.Select) else sge.Select()
         inner = only.expressions[0].unalias() if len(only.expressions) == 1 else None
-        wide = (sge.Query, sge.AggFunc, sge.Window, sge.UDTF, sge.Explode, sge.Star, sge.Columns, sge.Placeholder)
+        wide = (sge.Query, sge.AggFunc, sge.Window, sge.UDTF, sge.Explode, sge.Star, sge.Columns)
+        wide = (*wide, sge.Placeholder, sge.Alias)
         if not isinstance(inner, sge.Paren) or only.args.get("from_") or inner.find(*wide):
             raise MetricValuesError(
                 owner,
@@ -153,7 +154,8 @@ def with_sql(source: Source, expressions: Mapping[str, tuple[str, str]]) -> ir.T
         read |= {found.name for found in inner.find_all(sge.Column) if not found.table}
     ask(engine, source.table.limit(0))  # frames become known to their engine by being read
     try:
-        return engine.sql(f"SELECT *, {', '.join(added)} FROM ({engine.compile(source.table)}) AS cohort")  # noqa: S608 - parsed above
+        query = f"SELECT *, {', '.join(added)} FROM ({engine.compile(source.table)}) AS cohort"  # noqa: S608 - parsed above
+        return run(engine, lambda: engine.sql(query))
     except SourceError:
         raise
     except Exception as error:

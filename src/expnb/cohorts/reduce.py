@@ -185,8 +185,8 @@ def _check_segments(experiment: Experiment, units: Units, run: Callable[[ir.Tabl
     if not many:
         return
     counts = run(units.segments.aggregate(**{name: units.segments[name].approx_nunique() for name in many}))
-    for name in many:
-        found = int(counts.column(name)[0].as_py())
+    for number, name in enumerate(experiment.segments):
+        found = int(counts.column(f"segment_{number}")[0].as_py()) if f"segment_{number}" in many else 0
         if found * len(experiment.variants) > MAX_CELLS:
             raise CohortError(
                 f"segment {name!r} has about {found:,} values, which with {len(experiment.variants)} arms make about {found * len(experiment.variants):,} cells; {MAX_CELLS:,} are the most. A segment is a column with few values: leave it out, or group its values where the data is made."
@@ -211,7 +211,9 @@ def _pilot(units: Units, run: Callable[[ir.Table], pa.Table]) -> tuple[dict[str,
     for name in wanted:
         values = rows.column(name).cast("float64", safe=False).to_numpy()
         finite = values[np.isfinite(values)]
-        shifts[name] = 0.0 if name in shares or not finite.size else rounded(float(finite.mean()), float(finite.std()))
+        with np.errstate(over="ignore", invalid="ignore"):  # values whose squares are no numbers are refused later
+            mean, spread = (float(finite.mean()), float(finite.std())) if finite.size else (0.0, 0.0)
+        shifts[name] = rounded(mean, spread) if name not in shares and math.isfinite(spread) else 0.0
         if finite.size < values.size:
             gaps.add(name)
     return shifts, gaps

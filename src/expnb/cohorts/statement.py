@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from expnb.cohorts.units import Measure, Units, usable
+from expnb.cohorts.units import Measure, Units, as_number, usable
 from expnb.stats.bins import LOG_BASE, OFFSET
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def cells_statement(units: Units, shifts: Shifts, complete: Sequence[Measure], m
         prepared |= _masked_gaps(table, measure, shifts, number)
     flat = table.select(**prepared)
     sums: dict[str, ir.Value] = {"n": flat.count()}
-    sums |= {f"broken_{name}": flat[name].cast("int64").sum() for name in flags}
+    sums |= {f"broken_{name}": flat[name].sum() for name in flags}
     for measure in complete:
         sums |= _sums(flat, measure)
     for number, measure in enumerate(masked):
@@ -88,13 +88,13 @@ def sample_statement(units: Units) -> ir.Table:
 def repeated_statement(units: Units) -> ir.Table:
     """How many rows and units there are, how many have no id, and how many units occur twice or in two arms."""
     keys = [name for name in ("experiment",) if name in units.table.columns]
-    seen = units.table.group_by([*keys, "unit"]).aggregate(rows=lambda t: t.count(), arms=lambda t: t.arm.nunique())
+    seen = units.table.group_by([*keys, "unit"]).aggregate(rows=lambda t: t.count(), arms=lambda t: t.arm.min() != t.arm.max())
     sums = {
         "rows": seen.rows.sum(),
         "units": seen.count(),
         "null": seen.rows.sum(where=seen.unit.isnull()),
-        "repeated": (seen.rows > 1).cast("int64").sum(),
-        "crossed": (seen.arms > 1).cast("int64").sum(),
+        "repeated": (seen.rows > 1).sum(),
+        "crossed": seen.arms.sum(),
     }
     return seen.group_by(keys).aggregate(**sums) if keys else seen.aggregate(**sums)
 
@@ -106,9 +106,9 @@ def _gaps(table: ir.Table, measure: Measure, shifts: Shifts) -> dict[str, ir.Val
     columns: dict[str, ir.Value] = {}
     for name in (measure.value, measure.other, measure.covariate):
         if name:
-            columns[f"gap_{name}"] = table[name].cast("float64") - _number(shifts.get(name, 0.0))
+            columns[f"gap_{name}"] = as_number(table[name]) - _number(shifts.get(name, 0.0))
     if measure.logs:
-        value = table[measure.value].cast("float64")
+        value = as_number(table[measure.value])
         columns[f"log_{measure.value}"] = _log(value)
     return columns
 
@@ -147,7 +147,7 @@ def _masked_gaps(table: ir.Table, measure: Measure, shifts: Shifts, number: int)
     value = _usable(table, measure)
     columns: dict[str, ir.Value] = {
         "gap": value - _number(shifts.get(measure.value, 0.0)),
-        "raw": table[measure.value].cast("float64"),
+        "raw": as_number(table[measure.value]),
     }
     if measure.immature:
         columns["late"] = table[measure.immature]
@@ -166,17 +166,17 @@ def _masked_sums(flat: ir.Table, measure: Measure, number: int) -> dict[str, ir.
     sums = {
         "ok": gap.count(),
         "present": raw.count(),
-        "nan": raw.isnan().cast("int64").sum(),
-        "infinite": raw.isinf().cast("int64").sum(),
+        "nan": raw.isnan().sum(),
+        "infinite": raw.isinf().sum(),
         "s1": gap.sum(),
         "s2": (gap * gap).sum(),
         "low": gap.min(),
         "high": gap.max(),
     }
     if measure.immature:
-        sums["late"] = flat[f"late_{own}"].cast("int64").sum()
+        sums["late"] = flat[f"late_{own}"].sum()
     if measure.is_share:
-        sums["odd"] = ((gap != 0) & (gap != 1)).cast("int64").sum()
+        sums["odd"] = ((gap != 0) & (gap != 1)).sum()
     there = gap.notnull()
     for part, name in (("other", measure.other), ("covariate", measure.covariate)):
         if name:

@@ -197,7 +197,7 @@ def _from_rows(experiment: Experiment, table: ir.Table, source: Source, as_of: d
         if metric.covariate:
             sums[f"covariate_{number}"] = flat[f"covariate_{number}"].mean()
         if metric.is_share:
-            sums[f"odd_{number}"] = flat[f"odd_{number}"].cast("int64").sum().fill_null(0)
+            sums[f"odd_{number}"] = flat[f"odd_{number}"].sum().fill_null(0)
         late = _late(metric.window_days, as_of)
         if late is not None:
             sums[f"late_{number}"] = _later_than(flat.exposed.min(), late, experiment)
@@ -358,14 +358,14 @@ def _did(
 
 def _folded(joined: ir.Table, chosen: ir.BooleanColumn, metric: Metric, amount: str) -> ir.Value:
     if metric.is_share:
-        return chosen.any().cast("float64")
+        return as_number(chosen.any())
     if metric.kind in TYPICAL:
         return _where(chosen, joined[amount]).mean()
     return _summed(joined, chosen, "" if metric.kind == "count" and not metric.column else amount)
 
 
 def _summed(joined: ir.Table, chosen: ir.BooleanColumn, amount: str) -> ir.Value:
-    return _where(chosen, joined[amount]).sum() if amount else chosen.cast("float64").sum()
+    return _where(chosen, joined[amount]).sum() if amount else as_number(chosen).sum()
 
 
 def _window(metric: Metric, spec: Events) -> float | None:
@@ -375,11 +375,16 @@ def _window(metric: Metric, spec: Events) -> float | None:
 # --- parts ------------------------------------------------------------------------------------
 
 
+def as_number(value: ir.Value) -> ir.Value:
+    """The value as float64; yes and no by way of whole numbers, because PostgreSQL knows no other."""
+    return (value.cast("int32") if value.type().is_boolean() else value).cast("float64")
+
+
 def usable(column: ir.Column) -> ir.Column:
     """The values as float64, NULL where they are NaN or infinite."""
     import ibis  # noqa: PLC0415 - 0.8 s, only when rows are needed
 
-    value = column.cast("float64")
+    value = as_number(column)
     if column.type().is_integer() or column.type().is_boolean():
         return value
     return ibis.cases((value.isnan() | value.isinf(), ibis.null("float64")), else_=value)
@@ -408,7 +413,7 @@ def _of_unit(flat: ir.Table, keys: Sequence[str], flags: Sequence[str]) -> dict[
     sums |= {name: flat[name].any() for name in flags}
     return sums | {
         "crossed": (flat.arm.min() != flat.arm.max()) & ~flat.unit.isnull().any(),
-        "nameless": flat.unit.isnull().cast("int64").sum(),
+        "nameless": flat.unit.isnull().sum(),
     }
 
 

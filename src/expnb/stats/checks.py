@@ -183,24 +183,6 @@ def constant(metric: str, low: float, high: float) -> Check | None:
     )
 
 
-def negative(metric: str, low: float) -> Check | None:
-    """Whether a metric that cannot be below 0 is.
-
-    Parameters
-    ----------
-    low : float
-        Smallest value over all arms; NaN where there is none.
-    """
-    if not low < 0:
-        return None
-    return Check(
-        f"negative:{metric}",
-        low,
-        "block",
-        f'{metric}: the smallest value is {low:,.6g}, and values of this kind are 0 or above. Correct the column (refunds, sign), or use kind = "mean".',
-    )
-
-
 OUTLIER_SHARE = 0.1
 
 
@@ -488,41 +470,6 @@ def outcome_before_exposure(metric: str, n: int, total: int, *, min_cell: int = 
         _share(n, total, min_cell),
         "warn",
         f"{text}. So few do not block; check the clocks.",
-    )
-
-
-def repeated_units(
-    repeated: int, crossed: int, rows: int, units: int, *, exact: bool, column: str = "", min_cell: int = MIN_CELL
-) -> Check | None:
-    """Whether units occur in more than one row; None when none does.
-
-    Parameters
-    ----------
-    repeated, crossed : int
-        Units in more than one row, and those of them in two arms.
-    rows, units : int
-        That were counted.
-    exact : bool
-        Whether all rows were counted; else they are a sample.
-    column : str
-        Of the unit, for display.
-    """
-    if repeated == 0:
-        return None
-    where = f" of column {column!r}" if column else ""
-    many = count_of(repeated, f"units{where}", min_cell=min_cell)
-    two = f", {count_of(crossed, min_cell=min_cell)} of them in two arms" if crossed else ""
-    hidden = 0 < min(repeated, crossed or repeated, rows - units) < min_cell
-    of = f"{rows:,} rows" if hidden else f"{rows:,} rows, {units:,} units"
-    if exact:
-        text = f"{many} occur more than once{two} ({of})"
-    else:
-        text = f"In a sample ({of}), {many} occur more than once{two}; among all rows there are more"
-    return Check(
-        "repeated_units",
-        None if hidden else float(repeated),
-        "block",
-        f'{text[0].upper()}{text[1:]}; a cohort has one row per unit. Sum each unit to one row (shape = "rows"), or set unit = "row" if each row was randomised by itself.',
     )
 
 

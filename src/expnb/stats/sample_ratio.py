@@ -116,28 +116,8 @@ def sample_ratio(strata: Strata, *, min_cell: int = 0) -> Check:
     return Check("sample_ratio", value, "ok", f"The arms have the promised sizes: {facts}")
 
 
-def sample_ratio_views(
-    counts: Mapping[str, Mapping[str, Mapping[str, int]]], weights: Mapping[str, float], *, min_cell: int = MIN_CELL
-) -> tuple[Check, ...]:
-    """Where an imbalance sits: one check per view, which explains and never blocks.
-
-    Parameters
-    ----------
-    counts : mapping of str to mapping of str to mapping of str to int
-        From view (``"country"``, ``"day"``) to value to arm to units.
-    weights : mapping of str to float
-        Relative weight per arm.
-    min_cell : int
-        Values in which an arm should have fewer units are left out.
-    """
-    return sample_ratio_by(
-        {view: {value: [(arms, weights)] for value, arms in values.items()} for view, values in counts.items()},
-        min_cell=min_cell,
-    )
-
-
 def sample_ratio_by(views: Mapping[str, Mapping[str, Strata]], *, min_cell: int = MIN_CELL) -> tuple[Check, ...]:
-    """As `sample_ratio_views`, where each value has weights of its own, such as a day in an epoch.
+    """Where an imbalance sits: one check per view, which explains and never blocks; each value has weights of its own, such as a day in an epoch.
 
     Parameters
     ----------
