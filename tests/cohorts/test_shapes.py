@@ -73,7 +73,8 @@ def test_rows_without_a_value_are_left_out_of_their_unit():
     there = frame[frame.y.notna()].assign(one=1.0)
     found = cells_of(metric_of("mean"), frame, shape="rows").moments("m", "a")
     ratio, error = clustered(there[there.arm == "a"], "y", "one")
-    assert (found.n, found.mean, found.se) == (399, pytest.approx(ratio, rel=1e-12), pytest.approx(error, rel=1e-10))
+    assert found.n == there[there.arm == "a"].user.nunique() < 400
+    assert (found.mean, found.se) == (pytest.approx(ratio, rel=1e-12), pytest.approx(error, rel=1e-10))
 
 
 def test_a_unit_in_two_arms_is_refused_with_the_count():
@@ -297,7 +298,7 @@ def test_units_without_events_count_0_and_each_unit_once():
     column = events_of(people, events[events.user > 50]).cells.metrics["buys"]
     assert column.n_null.sum() == 0
     assert column.n_ok.sum() + column.n_immature.sum() == 600
-    assert column.low.min() == 0
+    assert np.nanmin(column.low) == 0
 
 
 def test_a_unit_belongs_to_the_day_of_its_first_exposure():

@@ -171,7 +171,7 @@ def posterior_of(
 ) -> Posterior:
     """Effects with the evidence they rest on."""
     agreed = (experiment.start, experiment.end) if experiment.start and experiment.end else None
-    days = cells.days(least=experiment.min_cell) if experiment.exposed_at else agreed
+    days = (cells.days(least=experiment.min_cell) if experiment.exposed_at else None) or agreed
     return Posterior(
         experiment=experiment.name,
         control=experiment.control,
