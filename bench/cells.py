@@ -100,7 +100,7 @@ class Bench:
         if same:
             reference = self.folder / f"{data.name}-hand_written.npz"
             if reference.is_file():
-                compare(np.load(result), np.load(reference))
+                compare(loaded(result), loaded(reference))
         return run
 
     def alternate(self, kinds: Sequence[str], data: Path, times: int, *, same: bool = True) -> dict[str, list[Run]]:
@@ -110,6 +110,12 @@ class Bench:
             for kind in kinds:
                 runs[kind].append(self.run(kind, data, same=same))
         return runs
+
+
+def loaded(path: Path) -> dict[str, np.ndarray]:
+    """The numbers that a run left; read at once, because the next run writes them anew."""
+    with np.load(path) as numbers:
+        return dict(numbers)
 
 
 def compare(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> int:
@@ -171,7 +177,7 @@ def other_tools_figures(bench: Bench, rows: int) -> Iterator[Figure]:
     """Against tea-tasting and pandas, which give the same statistics."""
     data, times, kept = bench.data(rows), 5, rows >= 10_000_000
     runs = bench.alternate(["ours_by_variant", "tea_tasting", "tea_tasting_safe"], data, times, same=False)
-    found = [np.load(bench.folder / f"{data.name}-{kind}.npz") for kind in ("ours_by_variant", "tea_tasting")]
+    found = [loaded(bench.folder / f"{data.name}-{kind}.npz") for kind in ("ours_by_variant", "tea_tasting")]
     compare(*found)
     tea = f"tea-tasting {version('tea-tasting')}: counts, means, variances, covariances by variant on DuckDB {version('duckdb')}"
     for name, kind, how in (
@@ -199,7 +205,7 @@ def many_experiments_figures(bench: Bench, rows: int, *, largest: int) -> Iterat
     """20 experiments on one fact table, against one scan of it."""
     times = 3 if rows >= LARGEST else 5
     runs = bench.alternate(["ours", "ours_of_20"], bench.data(rows), times, same=False)
-    total = np.load(bench.folder / f"rows-{rows}-ours_of_20.npz")["n"].sum()
+    total = loaded(bench.folder / f"rows-{rows}-ours_of_20.npz")["n"].sum()
     if total != rows:
         raise ValueError(f"20 experiments have {total:,.0f} units together; the table has {rows:,}.")
     name = "cells_20_experiments_ratio_to_one_scan"
@@ -227,13 +233,13 @@ def cache_figures(bench: Bench, rows: int) -> Iterator[Figure]:
         shutil.rmtree(cache, ignore_errors=True)
         shutil.copytree(kept, cache)
         scratch = bench.run("ours", days, same=False)
-        whole = np.load(bench.folder / "days-ours.npz")
-        compare(whole, np.load(bench.folder / f"{bench.data(rows).name}-hand_written.npz"))
+        whole = loaded(bench.folder / "days-ours.npz")
+        compare(whole, loaded(bench.folder / f"{bench.data(rows).name}-hand_written.npz"))
         new_day = bench.run("ours", days, cache=cache, same=False)
-        compare(np.load(bench.folder / "days-ours.npz"), whole)
+        compare(loaded(bench.folder / "days-ours.npz"), whole)
         pairs.append(scratch.wall / new_day.wall)
         opened += [bench.run("ours", days, cache=cache, same=False).wall for _ in range(3)]
-        compare(np.load(bench.folder / "days-ours.npz"), whole)
+        compare(loaded(bench.folder / "days-ours.npz"), whole)
     yield Figure(
         named("cells_new_day_speedup", rows),
         statistics.median(pairs),
@@ -290,7 +296,7 @@ def newer_duckdb_figures(bench: Bench, rows: int) -> Iterator[Figure]:
 def newer_duckdb(folder: Path) -> str:
     """The Python of a temporary environment with DuckDB 2 and what `load_cohort` needs."""
     uv, place = Path(sys.executable).with_name("uv"), folder / "duckdb2"
-    names = ("ibis-framework", "numpy", "pandas", "pyarrow", "sqlglot", "scipy")
+    names = ("ibis-framework", "numpy", "pandas", "pyarrow", "sqlglot", "scipy", "pydantic", "tzdata")
     wanted = [
         f"{name}[duckdb]=={version(name)}" if name.startswith("ibis") else f"{name}=={version(name)}" for name in names
     ]

@@ -3,6 +3,7 @@
 from datetime import UTC, date, datetime
 
 import ibis
+import ibis.expr.operations as ops
 import pytest
 import sqlglot
 from tests.cohorts.test_kinds import experiment_of, metric_of
@@ -72,7 +73,7 @@ def test_every_statement_compiles(dialect, units):
         statements["repeated"] = repeated_statement(units)
     if not units.grouped and dialect not in WITHOUT_HASH:
         statements["sample"] = sample_statement(units)
-    assert len(statements) > 4
+    assert len(statements) >= 4
     for name, statement in statements.items():
         sql = ibis.to_sql(statement, dialect=dialect)
         parsed = sqlglot.parse(sql, dialect=dialect)
@@ -89,7 +90,7 @@ def test_an_engine_without_hashes_has_no_sample(dialect):
     class Engine:
         @staticmethod
         def has_operation(operation):
-            return getattr(ibis, dialect).has_operation(operation)
+            return operation is not ops.Hash
 
     assert not _can_sample(units, Source(units.table, Engine(), "there"))
     assert _can_sample(units, Source(units.table, ibis.duckdb, "here"))

@@ -11,7 +11,18 @@ from expnb.errors import ColumnNotFoundError, ExpnbError, MetricValuesError
 from expnb.spec.experiment import Expectation
 
 PRICE = np.random.default_rng(1).normal(20, 5, N)
-NAMES = ("price", "unit price", 'the "price"', "it's", "select", "Preis in €", "variant; drop table", "价格", "a.b", "x -- y")
+NAMES = (
+    "price",
+    "unit price",
+    'the "price"',
+    "it's",
+    "select",
+    "Preis in €",
+    "variant; drop table",
+    "价格",
+    "a.b",
+    "x -- y",
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +67,15 @@ def test_keys_may_have_any_name(name):
 
 
 @pytest.mark.parametrize(
-    "text", ["_.price.fill_null(0)", "-_.price", "(_.price > 10) & (_.quantity < 3)", "_.price.round(2) / 2", "1", "2 * 3 + _.price"]
+    "text",
+    [
+        "_.price.fill_null(0)",
+        "-_.price",
+        "(_.price > 10) & (_.quantity < 3)",
+        "_.price.round(2) / 2",
+        "1",
+        "2 * 3 + _.price",
+    ],
 )
 def test_ibis_reads_columns_numbers_operators_and_methods(text, shop):
     assert cells_of(xb.Metric(name="m", kind="mean", ibis=text), shop).moments("m", "a").n == N // 2
@@ -153,7 +172,9 @@ def test_a_comment_in_sql_says_nothing(text, shop):
     assert found.moments("m", "a").mean == pytest.approx(PRICE[::2].mean(), rel=1e-12)
 
 
-@pytest.mark.parametrize("way", [{"sql": "prise * 2"}, {"ibis": "_.prise * 2"}, {"ibis": "_['prise']"}, {"column": "prise"}])
+@pytest.mark.parametrize(
+    "way", [{"sql": "prise * 2"}, {"ibis": "_.prise * 2"}, {"ibis": "_['prise']"}, {"column": "prise"}]
+)
 def test_a_missing_column_names_the_nearest(way, shop):
     with pytest.raises(ColumnNotFoundError, match=r"no column 'prise'.*Did you mean 'price'\?"):
         cells_of(xb.Metric(name="m", kind="mean", **way), shop)

@@ -367,11 +367,13 @@ def test_a_segment_of_ids_is_refused_before_anything_is_grouped_by_it(shape, tmp
 
     path = tmp_path / "cohort.parquet"
     duckdb.execute(
-        f"COPY (SELECT i AS user, CASE WHEN i % 2 = 0 THEN 'a' ELSE 'b' END AS arm, i % 3 = 0 AS yes, 'id' || i AS city FROM range(2000000) AS t(i)) TO '{path}'"
+        f"COPY (SELECT i AS user, CASE WHEN i % 2 = 0 THEN 'a' ELSE 'b' END AS arm, i % 3 = 0 AS yes, 'id' || i AS city FROM range(2000000) AS t(i)) TO '{path}'"  # noqa: S608 - a path of ours
     )
     asked = counted(monkeypatch)
     experiment = experiment_of(segments=("city",), shape=shape)
-    with pytest.raises(CohortError, match=r"segment 'city' has about [\d,]{9} values, .* make about [\d,]{9} cells") as caught:
+    with pytest.raises(
+        CohortError, match=r"segment 'city' has about [\d,]{9} values, .* make about [\d,]{9} cells"
+    ) as caught:
         load_cohort(experiment, path)
     assert "1,000,000 are the most" in str(caught.value)
     assert asked == []

@@ -22,7 +22,9 @@ def table(n=900):
     for number, name in enumerate((*NAMES, "not asked")):
         rng = np.random.default_rng(number)
         user = np.arange(n) + 100 * number
-        frame = pd.DataFrame({"user": user, "arm": rng.choice(["a", "b"], n), "test": name, "yes": rng.integers(0, 2, n)})
+        frame = pd.DataFrame(
+            {"user": user, "arm": rng.choice(["a", "b"], n), "test": name, "yes": rng.integers(0, 2, n)}
+        )
         frame["y"] = np.where(rng.random(n) < 0.5, rng.lognormal(number, 1, n), 0.0)
         frame["x"] = rng.normal(5, 1, n)
         frame["seen"] = pd.Timestamp("2026-03-01") + pd.to_timedelta(rng.integers(0, 9, n), unit="D")
@@ -78,7 +80,13 @@ def test_three_experiments_give_the_same_as_one_by_one_for_one_statement(monkeyp
 
 def test_rows_of_a_unit_in_many_experiments_are_not_added_up():
     frame = pd.concat([table(), table().assign(y=2.0)])
-    experiments = [replace(one, metrics=one.metrics[:1] if one.goal.name == "m" else (replace(one.metrics[0], cap=None), *one.metrics[1:])) for one in three(shape="rows", segments=())]
+    experiments = [
+        replace(
+            one,
+            metrics=one.metrics[:1] if one.goal.name == "m" else (replace(one.metrics[0], cap=None), *one.metrics[1:]),
+        )
+        for one in three(shape="rows", segments=())
+    ]
     experiments = experiments[:2]
     found = load_cohorts(experiments, frame)
     for one in experiments:

@@ -190,7 +190,9 @@ def world(n=600, seed=3):
     rng = np.random.default_rng(seed)
     user = np.arange(n)
     at = START + pd.to_timedelta(rng.integers(0, 10 * 86_400, n), unit="s")
-    people = pd.DataFrame({"user": user, "arm": np.where(user % 2, "b", "a"), "seen": at, "city": "x", "age": rng.normal(40, 9, n)})
+    people = pd.DataFrame(
+        {"user": user, "arm": np.where(user % 2, "b", "a"), "seen": at, "city": "x", "age": rng.normal(40, 9, n)}
+    )
     again = people.sample(frac=0.3, random_state=1).assign(seen=lambda f: f.seen + pd.Timedelta(hours=30))
     m = 12 * n
     events = pd.DataFrame(
@@ -256,9 +258,7 @@ def told(people, events, *, exposure="", from_assignment=True):
 
 
 def events_of(people, events, metrics=METRICS, exposed_at="seen", **spec):
-    experiment = experiment_of(
-        *metrics, shape="events", exposed_at=exposed_at, events=Events(**{**SPEC, **spec})
-    )
+    experiment = experiment_of(*metrics, shape="events", exposed_at=exposed_at, events=Events(**{**SPEC, **spec}))
     return load_cohort(experiment, people, events=events, as_of=AS_OF)
 
 
@@ -313,9 +313,7 @@ def test_days_are_chosen_by_the_exposure_also_where_it_is_an_event():
     people, events = world()
     wanted = told(people, events, exposure="open", from_assignment=False)
     first, last = (START + pd.Timedelta(days=2)).date(), (START + pd.Timedelta(days=5)).date()
-    experiment = experiment_of(
-        *METRICS, shape="events", events=Events(**SPEC, exposure="open"), start=first, end=last
-    )
+    experiment = experiment_of(*METRICS, shape="events", events=Events(**SPEC, exposure="open"), start=first, end=last)
     cells = load_cohort(experiment, people, events=events, as_of=AS_OF).cells
     # Events before the pre-period are not read, so that a unit may count from its first exposure after them.
     assert cells.days()[0] >= first
@@ -341,7 +339,9 @@ def test_assignments_without_a_unit_are_refused():
 def test_the_last_event_says_until_when_the_data_are_complete():
     people, events = world()
     experiment = experiment_of(*METRICS, shape="events", exposed_at="seen", events=Events(**SPEC))
-    cells = load_cohort(experiment, people, events=events[events["at"] < pd.Timestamp(AS_OF.replace(tzinfo=None))]).cells
+    cells = load_cohort(
+        experiment, people, events=events[events["at"] < pd.Timestamp(AS_OF.replace(tzinfo=None))]
+    ).cells
     open_ = cells.metrics["buys"].n_immature.sum()
     assert open_ == pytest.approx((~told(people, events).closed).sum(), abs=2)
     assert open_ > 0
@@ -363,11 +363,11 @@ def test_what_events_cannot_give_is_refused(metric, spec, words):
 
 def test_assignments_of_other_experiments_are_not_mixed_in():
     people, events = world()
-    other = people.assign(test="other", arm=np.where(people.user % 3, "a", "b"), seen=people.seen - pd.Timedelta(days=1))
-    experiment = experiment_of(*METRICS, shape="events", exposed_at="seen", events=Events(**SPEC))
-    shared = experiment_of(
-        *METRICS, shape="events", exposed_at="seen", events=Events(**SPEC), experiment_column="test"
+    other = people.assign(
+        test="other", arm=np.where(people.user % 3, "a", "b"), seen=people.seen - pd.Timedelta(days=1)
     )
+    experiment = experiment_of(*METRICS, shape="events", exposed_at="seen", events=Events(**SPEC))
+    shared = experiment_of(*METRICS, shape="events", exposed_at="seen", events=Events(**SPEC), experiment_column="test")
     both = pd.concat([other, people.assign(test="checkout")])
     found = load_cohort(shared, both, events=events, as_of=AS_OF).cells
     assert found.fingerprint == load_cohort(experiment, people, events=events, as_of=AS_OF).cells.fingerprint

@@ -96,9 +96,7 @@ class Cache:
         whole = self.folder / f"all.{_short('|'.join([*marks, 'exact' if exact else '']))}.{self.spec}.parquet"
         known = _read(whole, self.experiment)
         if known is not None:
-            return replace(
-                known[0], cells=replace(known[0].cells, source=source.name), note=_said(len(files), 0, "")
-            )
+            return replace(known[0], cells=replace(known[0].cells, source=source.name), note=_said(len(files), 0, ""))
         parts: list[Reduced] = []
         fresh, why = 0, ""
         for file in files:
@@ -188,7 +186,10 @@ def _spec(experiment: Experiment) -> str:
         "timezone",
     )
     return _short(
-        digest({"version": VERSION, "engine": version("duckdb"), "metrics": metrics} | {name: getattr(experiment, name) for name in names})
+        digest(
+            {"version": VERSION, "engine": version("duckdb"), "metrics": metrics}
+            | {name: getattr(experiment, name) for name in names}
+        )
     )
 
 

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from expnb.cohorts.engine import ask, run, unreadable
+from expnb.cohorts.engine import ask, run
 from expnb.cohorts.sources import Source
 from expnb.errors import ColumnNotFoundError, MetricValuesError, SourceError
 
@@ -144,8 +144,8 @@ def with_sql(source: Source, expressions: Mapping[str, tuple[str, str]]) -> ir.T
         only = statements[0] if len(statements) == 1 and isinstance(statements[0], sge.Select) else sge.Select()
         inner = only.expressions[0].unalias() if len(only.expressions) == 1 else None
         wide = (sge.Query, sge.AggFunc, sge.Window, sge.UDTF, sge.Explode, sge.Star, sge.Columns)
-        wide = (*wide, sge.Placeholder, sge.Alias)
-        if not isinstance(inner, sge.Paren) or only.args.get("from_") or inner.find(*wide):
+        named = (sge.Placeholder, sge.Alias)
+        if not isinstance(inner, sge.Paren) or only.args.get("from_") or inner.find(*wide) or inner.find(*named):
             raise MetricValuesError(
                 owner,
                 f"{text!r} is no SQL expression over one row. Write columns, numbers and functions of them, such as `price * quantity`; sums are taken by expnb.",
@@ -156,11 +156,9 @@ def with_sql(source: Source, expressions: Mapping[str, tuple[str, str]]) -> ir.T
     try:
         query = f"SELECT *, {', '.join(added)} FROM ({engine.compile(source.table)}) AS cohort"  # noqa: S608 - parsed above
         return run(engine, lambda: engine.sql(query))
-    except SourceError:
-        raise
-    except Exception as error:
+    except SourceError as error:
         known = source.table.schema().names
         missing = sorted(name for name in read if name.casefold() not in {other.casefold() for other in known})
         if missing:
             raise ColumnNotFoundError(missing[0], known) from error
-        raise unreadable(error, engine) from error
+        raise

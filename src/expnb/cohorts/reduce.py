@@ -41,7 +41,9 @@ SHIFT_TOO_FAR = 1e3
 LEAST_TO_JUDGE = 20
 # Of a square, in a number of 16 digits.
 ROUNDING = 1e-15
-CHANGED = "the data changed while they were read: two statements found different arms, segments or days. Read them again."
+CHANGED = (
+    "the data changed while they were read: two statements found different arms, segments or days. Read them again."
+)
 Key = tuple[object, ...]
 
 

@@ -88,7 +88,9 @@ def sample_statement(units: Units) -> ir.Table:
 def repeated_statement(units: Units) -> ir.Table:
     """How many rows and units there are, how many have no id, and how many units occur twice or in two arms."""
     keys = [name for name in ("experiment",) if name in units.table.columns]
-    seen = units.table.group_by([*keys, "unit"]).aggregate(rows=lambda t: t.count(), arms=lambda t: t.arm.min() != t.arm.max())
+    seen = units.table.group_by([*keys, "unit"]).aggregate(
+        rows=lambda t: t.count(), arms=lambda t: t.arm.min() != t.arm.max()
+    )
     sums = {
         "rows": seen.rows.sum(),
         "units": seen.count(),

@@ -161,27 +161,7 @@ def _from_rows(experiment: Experiment, table: ir.Table, source: Source, as_of: d
     if experiment.exposed_at:
         rows["exposed"] = table[experiment.exposed_at]
     for number, metric in enumerate(experiment.metrics):
-        if metric.kind == "quantile":
-            raise MetricValuesError(
-                metric.name,
-                'a quantile of rows that share units has no honest error here. Make one value per unit where the data is made, and set shape = "unit".',
-            )
-        if metric.kind in ROW_MEANS and (metric.cap is not None or metric.covariate):
-            raise MetricValuesError(
-                metric.name,
-                f'a {metric.kind} of rows that share units is a ratio of sums, and takes neither a cap nor a covariate. Remove it, or make one value per unit where the data is made, and set shape = "unit".',
-            )
-        first = metric.numerator if metric.kind == "ratio" else _own(metric, number)
-        value = usable(_column(table, first, metric.name))
-        if metric.is_share:
-            rows[f"odd_{number}"] = (value != 0) & (value != 1)
-        if metric.kind == "ratio":
-            second = usable(_column(table, metric.denominator, metric.name))
-            value, second = _where(second.notnull(), value), _where(value.notnull(), second)
-            rows[f"other_{number}"] = second
-        rows[f"value_{number}"] = value
-        if metric.covariate:
-            rows[f"covariate_{number}"] = usable(_column(table, metric.covariate, metric.name))
+        rows |= _row_values(table, metric, number)
     flat = table.select(**rows)
     own = ["unit", *(name for name in ("experiment",) if name in keys)]  # a unit may be in many experiments
     sums = _of_unit(flat, [name for name in keys if name not in own], list(flags))
@@ -204,6 +184,33 @@ def _from_rows(experiment: Experiment, table: ir.Table, source: Source, as_of: d
         measures.append(_numbered(metric, number, sums))
     grouped = flat.group_by(own).aggregate(**sums)
     return Units(grouped, tuple(measures), grouped=True, as_of=as_of)
+
+
+def _row_values(table: ir.Table, metric: Metric, number: int) -> dict[str, ir.Value]:
+    """What a metric reads of a row whose unit has more."""
+    if metric.kind == "quantile":
+        raise MetricValuesError(
+            metric.name,
+            'a quantile of rows that share units has no honest error here. Make one value per unit where the data is made, and set shape = "unit".',
+        )
+    if metric.kind in ROW_MEANS and (metric.cap is not None or metric.covariate):
+        raise MetricValuesError(
+            metric.name,
+            f'a {metric.kind} of rows that share units is a ratio of sums, and takes neither a cap nor a covariate. Remove it, or make one value per unit where the data is made, and set shape = "unit".',
+        )
+    rows: dict[str, ir.Value] = {}
+    first = metric.numerator if metric.kind == "ratio" else _own(metric, number)
+    value = usable(_column(table, first, metric.name))
+    if metric.is_share:
+        rows[f"odd_{number}"] = (value != 0) & (value != 1)
+    if metric.kind == "ratio":
+        second = usable(_column(table, metric.denominator, metric.name))
+        value, second = _where(second.notnull(), value), _where(value.notnull(), second)
+        rows[f"other_{number}"] = second
+    rows[f"value_{number}"] = value
+    if metric.covariate:
+        rows[f"covariate_{number}"] = usable(_column(table, metric.covariate, metric.name))
+    return rows
 
 
 # --- assignments and events -------------------------------------------------------------------
@@ -262,7 +269,7 @@ def _check_events(experiment: Experiment, spec: Events) -> None:
         if metric.covariate == PRE_PERIOD and spec.pre_days <= 0:
             raise MetricValuesError(
                 metric.name,
-                f'its covariate is the pre-period, and pre_days is {spec.pre_days:g}. Write pre_days = 14 under [events].',
+                f"its covariate is the pre-period, and pre_days is {spec.pre_days:g}. Write pre_days = 14 under [events].",
             )
 
 
