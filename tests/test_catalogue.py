@@ -76,9 +76,9 @@ def test_an_experiment_that_cannot_be_read_hides_no_other(demo):
 
 
 def test_the_table_has_owner_version_certification_unit_and_kind(edit):
-    ws = edit('version = "1"', 'version = "7"\ncertified = true')
+    ws = edit('version = "1"\ncertified = true', 'version = "7"\ncertified = false')
     row = ws.metrics()["visit"]
-    assert row.cells == ("visit", "conversion", "–", "shop-marketing", "7", "yes", "email_campaign")
+    assert row.cells == ("visit", "conversion", "–", "shop-marketing", "7", "no", "email_campaign")
     assert "shop-marketing" in repr(ws.metrics())
 
 
@@ -103,7 +103,7 @@ def test_an_unknown_metric_offers_the_nearest(demo):
 
 def test_the_command_lists_metrics_with_their_users(run):
     out = run("metrics")
-    assert re.search(r"visit +conversion +– +shop-marketing +1 +no +email_campaign", out)
+    assert re.search(r"visit +conversion +– +shop-marketing +1 +yes +email_campaign", out)
     listed = json.loads(run("metrics", "--json"))
     assert next(row for row in listed["rows"] if row["definition"]["name"] == "visit")["experiments"] == [
         "email_campaign"
@@ -114,7 +114,7 @@ def test_the_command_shows_one_definition_and_its_users(run):
     out = run("metrics", "spend")
     assert out.startswith("spend: used by email_campaign\n")
     assert '  unit = "USD"\n' in out
-    assert "  certified = false\n" in out
+    assert "  certified = true\n" in out
     assert json.loads(run("metrics", "spend", "--json"))["definition"]["kind"] == "mean"
 
 
@@ -174,9 +174,9 @@ def test_a_registration_of_an_older_expnb_says_nothing_about_metrics(demo):
 
 def test_an_uncertified_goal_is_questioned(edit, demo):
     sentence = "the goal 'visit' is not certified"
-    assert any(question.startswith(sentence) for question in demo.questions(demo.experiment("email_campaign")))
-    ws = edit('version = "1"', 'version = "1"\ncertified = true')
-    assert not any("certified" in question for question in ws.questions(ws.experiment("email_campaign")))
+    assert not any("certified" in question for question in demo.questions(demo.experiment("email_campaign")))
+    ws = edit("certified = true", "certified = false")
+    assert any(question.startswith(sentence) for question in ws.questions(ws.experiment("email_campaign")))
 
 
 # --- the page -----------------------------------------------------------------------------------------

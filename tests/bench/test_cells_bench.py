@@ -28,7 +28,7 @@ def test_pandas_gives_the_cells_of_expnb(folder):
 
 def test_tea_tasting_gives_the_moments_of_expnb(folder):
     pytest.importorskip("tea_tasting")
-    assert compare(tea_tasting(folder), ours_by_variant(folder)) == 11
+    assert compare(tea_tasting(folder), ours_by_variant(folder)) == 20
 
 
 def test_twenty_experiments_share_all_rows(folder):

@@ -20,7 +20,6 @@ import numpy as np
 
 from expnb.cohorts.reduce import Reduced, Sample
 from expnb.cohorts.sources import Source
-from expnb.cohorts.units import Units
 from expnb.errors import EmptyCohortError
 from expnb.spec.canonical import digest
 from expnb.spec.experiment import Experiment
@@ -62,19 +61,27 @@ class Cache:
     folder : Path
         Of all experiments.
     experiment : Experiment
-    units : Units
-        Of the whole source.
+    as_of : datetime or None
+        Up to when the data are complete, where a metric has a window.
+    exact : bool
+        Whether every unit is counted; files that were checked by a sample alone are then checked again.
     """
 
-    def __init__(self, folder: Path, experiment: Experiment, units: Units) -> None:
+    def __init__(self, folder: Path, experiment: Experiment, as_of: datetime | None, *, exact: bool) -> None:
         self.folder = folder / experiment.name
         self.experiment = experiment
-        self.as_of = units.as_of
+        self.as_of = as_of
+        self.exact = exact
         self.spec = _spec(experiment)
 
-    def reduced(
-        self, source: Source, one: Callable[[str], Reduced], check: Callable[[Reduced], None], *, exact: bool
-    ) -> Reduced:
+    def unchanged(self, paths: Sequence[str], source: str) -> Reduced | None:
+        """Cells of all files, where all of them have been read and checked before; nothing but their dates is looked at."""
+        known = _read(self._whole([_file(path) for path in paths]), self.experiment)
+        if known is None:
+            return None
+        return replace(known[0], cells=replace(known[0].cells, source=source), note=_said(len(paths), 0, ""))
+
+    def reduced(self, source: Source, one: Callable[[str], Reduced], check: Callable[[Reduced], None]) -> Reduced:
         """Cells of all files; those that are known and unchanged are not read.
 
         Parameters
@@ -83,20 +90,17 @@ class Cache:
             Cells of one file, from its path.
         check : callable
             Refuses units that occur twice, in all files together.
-        exact : bool
-            Whether `check` counts every unit; files that were checked by a sample alone are then checked again.
 
         Raises
         ------
         EmptyCohortError
             If no file holds a row.
         """
-        files = [_file(path) for path in source.files]
-        marks = [*(file.place + file.content for file in files), self.as_of.isoformat() if self.as_of else ""]
-        whole = self.folder / f"all.{_short('|'.join([*marks, 'exact' if exact else '']))}.{self.spec}.parquet"
-        known = _read(whole, self.experiment)
+        known = self.unchanged(source.files, source.name)
         if known is not None:
-            return replace(known[0], cells=replace(known[0].cells, source=source.name), note=_said(len(files), 0, ""))
+            return known
+        files = [_file(path) for path in source.files]
+        whole = self._whole(files)
         parts: list[Reduced] = []
         fresh, why = 0, ""
         for file in files:
@@ -118,6 +122,10 @@ class Cache:
             old.unlink(missing_ok=True)
         _write(whole, replace(together, sample=None), self.as_of)
         return replace(together, note=_said(len(files), fresh, why))
+
+    def _whole(self, files: Sequence[File]) -> Path:
+        marks = [*(file.place + file.content for file in files), self.as_of.isoformat() if self.as_of else ""]
+        return self.folder / f"all.{_short('|'.join([*marks, 'exact' if self.exact else '']))}.{self.spec}.parquet"
 
     def _name(self, file: File) -> Path:
         return self.folder / f"{file.place}.{file.content}.{self.spec}.parquet"

@@ -169,20 +169,33 @@ def _spark_partitions(engine: Any, table: ops.DatabaseTable) -> bool:  # noqa: A
     return any(column.isPartition for column in catalog.listColumns(name))
 
 
-def _bind_path(path: str, timezone: str) -> Source:
-    files = sorted(glob(path)) if has_magic(path) else [path]  # noqa: PTH207 - a pattern, not a folder
+def files_of(path: str | Path) -> tuple[str, ...]:
+    """The files that a path or pattern names, in order.
+
+    Raises
+    ------
+    PathNotFoundError
+        If there is none.
+    """
+    text = str(path)
+    files = sorted(glob(text)) if has_magic(text) else [text]  # noqa: PTH207 - a pattern, not a folder
     if not files or not Path(files[0]).is_file():
-        folder = Path(path).parent
+        folder = Path(text).parent
         siblings = [other.name for other in folder.iterdir()] if folder.is_dir() else []
-        raise PathNotFoundError(path, "cohort file", siblings)
+        raise PathNotFoundError(text, "cohort file", siblings)
+    return tuple(files)
+
+
+def _bind_path(path: str, timezone: str) -> Source:
+    files = files_of(path)
     reader = READERS.get(Path(files[0]).suffix)
     if reader is None:
         raise SourceError(
             f"cohort file {path!r} ends in {Path(files[0]).suffix!r}; known are {', '.join(READERS)}. Convert it to parquet, or pass a frame."
         )
     engine = duckdb_engine(timezone)
-    table = run(engine, lambda: getattr(engine, reader)(files), what=Path(path).name)
-    return Source(table, engine, Path(path).name, tuple(files))
+    table = run(engine, lambda: getattr(engine, reader)(list(files)), what=Path(path).name)
+    return Source(table, engine, Path(path).name, files)
 
 
 def _bind_frame(source: object, timezone: str) -> Source:

@@ -387,6 +387,14 @@ def as_number(value: ir.Value) -> ir.Value:
     return (value.cast("int32") if value.type().is_boolean() else value).cast("float64")
 
 
+def comparable(value: ir.Value) -> ir.Value:
+    """The value as it is, if an engine can find the smallest one; yes and no as whole numbers, decimals as float64."""
+    kind = value.type()
+    if kind.is_boolean():
+        return value.cast("int32")
+    return value if kind.is_integer() or kind.is_floating() else value.cast("float64")
+
+
 def usable(column: ir.Column) -> ir.Column:
     """The values as float64, NULL where they are NaN or infinite."""
     import ibis  # noqa: PLC0415 - 0.8 s, only when rows are needed
@@ -488,7 +496,9 @@ def _in_window(experiment: Experiment, table: ir.Table) -> ir.Table:
     """Units exposed from the first to the last day that was agreed; a partitioned table then reads those days alone."""
     if not experiment.exposed_at or experiment.start is None or experiment.end is None:
         return table
-    return table.filter(*_between(table[experiment.exposed_at], experiment.start, experiment.end, experiment))
+    seen = table[experiment.exposed_at]
+    first, last = _between(seen, experiment.start, experiment.end, experiment)
+    return table.filter((first & last) | seen.isnull())  # units without a date are counted and said, not lost
 
 
 def _between(seen: ir.Column, first: date, last: date, experiment: Experiment) -> tuple[ir.BooleanValue, ...]:

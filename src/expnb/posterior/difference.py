@@ -73,13 +73,13 @@ def _normal_integral(
         m_c = base + over
         m_t = np.maximum(m_c + d, over)
         miss = m_c - 1.0
-        pull, stiff = _prior_slopes(prior, np.log(m_t) - np.log(m_c))
+        pull, stiff = prior_slopes(prior, np.log(m_t) - np.log(m_c))
         turn = -over * d / (m_t * m_c)
         slope = 1.0 - over * (miss / se_c**2 + (miss + x) / se_t**2) - over / m_t + pull * turn
         return slope, over**2 * precision + stiff * turn**2 + 0.05
 
     guess = 1.0 - x / se_t**2 / precision - base
-    v = _peak(slopes, np.log(np.maximum(guess, 1e-3)), low=-60.0, high=6.0 + np.log(np.maximum(1.0, -guess + 1.0)))
+    v = peak_of(slopes, np.log(np.maximum(guess, 1e-3)), low=-60.0, high=6.0 + np.log(np.maximum(1.0, -guess + 1.0)))
     width = 1.0 / np.sqrt(slopes(v)[1])
     at = np.exp(v)[..., None]
     offset = np.clip(width[..., None] * nodes, -600.0, 300.0)
@@ -137,7 +137,7 @@ def _rate_integral(
     def slopes(y: FloatArray) -> tuple[FloatArray, FloatArray]:
         q = np.exp(y)
         p, share_high, share_low = q / (1.0 + q), q / (e + q), e * q / (1.0 + e * q)
-        pull, stiff = _prior_slopes(prior, sign * (np.log((e + q) / q) - np.log(rest)))
+        pull, stiff = prior_slopes(prior, sign * (np.log((e + q) / q) - np.log(rest)))
         turn = sign * (share_high - 1.0)
         slope = up + high * share_high + low * share_low - total * p + pull * turn
         bend = (
@@ -158,7 +158,7 @@ def _rate_integral(
         / rest
     )
     guess = np.clip(guess, 1e-9, 1.0 - 1e-9)
-    y = _peak(slopes, np.log(guess) - np.log1p(-guess), low=-_FAR_ODDS, high=np.full_like(d, _FAR_ODDS))
+    y = peak_of(slopes, np.log(guess) - np.log1p(-guess), low=-_FAR_ODDS, high=np.full_like(d, _FAR_ODDS))
     width = 1.0 / np.sqrt(slopes(y)[1])
     q = np.exp(y)
     p, small, large = q / (1.0 + q), rest * q / (1.0 + q), (e + q) / (1.0 + q)
@@ -179,7 +179,7 @@ def _rate_integral(
     return peak + _log_sum(log_f, nodes) + np.log(width)
 
 
-def _prior_slopes(prior: Prior, lam: FloatArray) -> tuple[FloatArray, FloatArray]:
+def prior_slopes(prior: Prior, lam: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Slope of the log prior, and the stiffness of the bell that touches it from below."""
     if prior.family == "flat":
         return np.zeros_like(lam), np.zeros_like(lam)
@@ -189,7 +189,7 @@ def _prior_slopes(prior: Prior, lam: FloatArray) -> tuple[FloatArray, FloatArray
     return -stiff * lam, stiff + np.zeros_like(lam)
 
 
-def _peak(slopes: Slopes, start: FloatArray, low: float, high: FloatArray) -> FloatArray:
+def peak_of(slopes: Slopes, start: FloatArray, low: float, high: FloatArray) -> FloatArray:
     """Where the slope turns from rising to falling, by Newton steps kept inside a shrinking bracket."""
     left, right, y = np.full_like(start, low), high, np.clip(start, low, high)
     for _ in range(_PEAK_STEPS):

@@ -171,7 +171,8 @@ def posterior_of(
 ) -> Posterior:
     """Effects with the evidence they rest on."""
     agreed = (experiment.start, experiment.end) if experiment.start and experiment.end else None
-    days = (cells.days(least=experiment.min_cell) if experiment.exposed_at else None) or agreed
+    dated = experiment.exposed_at and not experiment.totals
+    days = cells.days(least=experiment.min_cell) if dated else agreed
     return Posterior(
         experiment=experiment.name,
         control=experiment.control,

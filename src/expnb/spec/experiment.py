@@ -352,7 +352,9 @@ def _check_shape(experiment: Experiment) -> None:
         raise SpecError(
             f'shape is {experiment.shape!r} and unit is "row"; rows are summed to a unit, which needs a column. Name the column of the unit that was randomised.'
         )
-    if experiment.shape == "events" and not (experiment.exposed_at or (experiment.events and experiment.events.exposure)):
+    if experiment.shape == "events" and not (
+        experiment.exposed_at or (experiment.events and experiment.events.exposure)
+    ):
         raise SpecError(
             "events count from the first exposure on, and the experiment has no exposed_at. Name the column of the assignment's time, or the kind of event that exposes: [events] exposure."
         )
@@ -360,9 +362,13 @@ def _check_shape(experiment: Experiment) -> None:
         raise SpecError("a connection needs table or sql, one of the two, to say what to read.")
     for metric in experiment.metrics:
         if experiment.shape == "events" and not (metric.event or metric.kind == "ratio"):
-            raise SpecError(f'metric {metric.name!r} names no event; in events a metric counts or sums one kind. Write event = "purchase".')
+            raise SpecError(
+                f'metric {metric.name!r} names no event; in events a metric counts or sums one kind. Write event = "purchase".'
+            )
         if experiment.shape != "events" and metric.event:
-            raise SpecError(f'metric {metric.name!r} names an event, and shape is {experiment.shape!r}. Write shape = "events", or remove it.')
+            raise SpecError(
+                f'metric {metric.name!r} names an event, and shape is {experiment.shape!r}. Write shape = "events", or remove it.'
+            )
 
 
 def _check_timezone(name: str) -> None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from expnb.errors import SpecError, check_choice
+from expnb.spec.canonical import digest
 
-PriorFamily = Literal["student_t", "normal", "flat"]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+PriorFamily = Literal["student_t", "normal", "flat", "learnt"]
+
+_ROUNDING = 1e-4  # weights are written with a few digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,33 +24,134 @@ class Prior:
 
     Parameters
     ----------
-    family : {"student_t", "normal", "flat"}
-        ``"flat"`` means each arm's own reference prior and none on the effect.
+    family : {"student_t", "normal", "flat", "learnt"}
+        ``"flat"`` means each arm's own reference prior and none on the effect. ``"learnt"`` is what `learn_prior` makes of past experiments: exactly no effect with
+        probability `null_share`, else a mixture of Student-t's.
     scale : float
-        Scale of the family on the log scale; 0.03 means that effects of about 3 % are usual.
+        Scale of the family on the log scale; 0.03 means that effects of about 3 % are usual. Of a learnt prior it follows from `scales`: their geometric mean.
     df : float
         Degrees of freedom of the Student-t; small values let a large true effect through.
+    scales, weights : tuple of float
+        Of a learnt prior: scales of the Student-t's and their weights, which add up to 1.
+    null_share : float in [0, 1)
+        Of a learnt prior: probability of exactly no effect.
+    source : str
+        Of a learnt prior: what it was learnt from.
+
+    Raises
+    ------
+    SpecError
+        If a number is out of range, or belongs to another family.
     """
 
     family: PriorFamily = "student_t"
     scale: float = 0.03
     df: float = 4.0
+    scales: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
+    null_share: float = 0.0
+    source: str = ""
 
     def __post_init__(self) -> None:
         check_choice("prior family", self.family, get_args(PriorFamily))
-        if self.scale <= 0:
+        if not 0 < self.scale < math.inf:
             raise SpecError(f"prior scale is {self.scale}; it must be above 0. Write 0.03 for effects of about 3 %.")
-        if self.df <= 0:
+        if not 0 < self.df < math.inf:
             raise SpecError(f"prior df is {self.df}; it must be above 0. Write 4 for the default.")
+        if self.family == "learnt":
+            self._check_mixture()
+            typical = math.exp(sum(weight * math.log(scale) for scale, weight in self.parts) / sum(self.weights))
+            object.__setattr__(self, "scale", float(f"{typical:.6g}"))
+        elif self.scales or self.weights or self.null_share or self.source:
+            raise SpecError(
+                f"prior family is {self.family!r} with scales, weights, null_share or source, which only a learnt prior has. "
+                'Remove them, or write family = "learnt".'
+            )
+
+    def _check_mixture(self) -> None:
+        if not self.scales or len(self.scales) != len(self.weights):
+            raise SpecError(
+                f"a learnt prior has as many scales as weights, and at least one; it has {len(self.scales)} and {len(self.weights)}. "
+                "Leave [prior] out, and the workspace learns it; or copy both from `ws.prior()`."
+            )
+        for scale in self.scales:
+            if not 0 < scale < math.inf:
+                raise SpecError(f"prior scale is {scale}; it must be above 0. Write 0.03 for effects of about 3 %.")
+        if not all(weight >= 0 for weight in self.weights) or not abs(sum(self.weights) - 1) <= _ROUNDING:
+            raise SpecError(
+                f"prior weights are {list(self.weights)}; they are shares that add up to 1. Copy them from `ws.prior()`."
+            )
+        if not 0 <= self.null_share < 1:
+            raise SpecError(
+                f"null_share is {self.null_share}; it is a probability from 0 to below 1. Write 0.6 for 60 % without effect."
+            )
 
     @property
     def id(self) -> str:
-        """Short text that names the prior in every output."""
+        """Short text that names the prior in every output; equal priors have equal ones."""
         if self.family == "flat":
             return "flat"
         if self.family == "normal":
             return f"normal(0, {self.scale:g})"
-        return f"student_t({self.df:g}, 0, {self.scale:g})"
+        if self.family == "student_t":
+            return f"student_t({self.df:g}, 0, {self.scale:g})"
+        origin = self.source or "learnt"
+        return f"{origin} ({100 * self.null_share:.0f} % no effect, else student_t({self.df:g}, 0, {self.scale:.2g}); {digest(self)[:8]})"
+
+    @property
+    def parts(self) -> tuple[tuple[float, float], ...]:
+        """Scale and weight of every component beside the point at no effect; one, unless the prior is learnt. None of a flat prior."""
+        if self.family == "learnt":
+            return tuple(zip(self.scales, self.weights, strict=True))
+        return () if self.family == "flat" else ((self.scale, 1.0),)
+
+    @property
+    def sd(self) -> float:
+        """Prior standard deviation of the log ratio, the point at no effect included; ``inf`` of a flat prior.
+
+        Of a Student-t with two degrees of freedom or fewer, which has none, its scale stands in.
+        """
+        if self.family == "flat":
+            return math.inf
+        widening = self.df / (self.df - 2) if self.family != "normal" and self.df > 2 else 1.0
+        return math.sqrt((1 - self.null_share) * widening * sum(weight * scale**2 for scale, weight in self.parts))
+
+    def log_density(self, lam: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Log density of the prior at log ratios, the point at no effect left out, up to a constant.
+
+        Parameters
+        ----------
+        lam : ndarray, any shape
+            ``log(1 + effect_rel)``.
+
+        Returns
+        -------
+        ndarray, shape of `lam`
+            Subtract `log_mass` for a density that integrates to 1; 0 of a flat prior.
+        """
+        import numpy as np  # noqa: PLC0415 - a specification is read without it
+
+        if self.family == "flat":
+            return np.zeros_like(lam)
+        if self.family == "normal":
+            return -0.5 * (lam / self.scale) ** 2
+        if self.family == "student_t":
+            return -0.5 * (self.df + 1.0) * np.log1p((lam / self.scale) ** 2 / self.df)
+        density = np.full_like(lam, -np.inf)
+        for scale, weight in self.parts:
+            height = math.log(weight * self.scale / scale) if weight else -math.inf
+            density = np.logaddexp(density, height - 0.5 * (self.df + 1.0) * np.log1p((lam / scale) ** 2 / self.df))
+        return density
+
+    @property
+    def log_mass(self) -> float:
+        """Log of the integral of ``exp(log_density)``; 0 of a flat prior, which has none."""
+        if self.family == "flat":
+            return 0.0
+        if self.family == "normal":
+            return math.log(self.scale) + 0.5 * math.log(2 * math.pi)
+        shape = math.lgamma(self.df / 2) - math.lgamma((self.df + 1) / 2) + 0.5 * math.log(self.df * math.pi)
+        return math.log(self.scale) + shape
 
 
 FLAT = Prior(family="flat")
