@@ -135,6 +135,13 @@ MISTAKES = [
     ("schema = 1", "schema = 9", errors.SpecFileError, "schema is 9; this version of expnb reads schema 1"),
     ("[experiment]", "[experiment", errors.SpecFileError, "no valid TOML"),
     ("[policy]", "[prior]\nscale = -1\n[policy]", errors.SpecFileError, "prior scale is -1.0; it must be above 0"),
+    ("[policy]", '[prior]\nfamily = "learned"\n[policy]', errors.SpecFileError, "'family' in [prior] is 'learned'"),
+    (
+        "[policy]",
+        '[prior]\nfamily = "learnt"\n[policy]',
+        errors.SpecFileError,
+        "a learnt prior has as many scales as weights, and at least one; it has 0 and 0. Leave [prior] out",
+    ),
     (
         "[policy]",
         "[traffic]\nunits_per_day = 0\n[policy]",

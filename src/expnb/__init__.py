@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from expnb.decisions.decision import Decision
     from expnb.decisions.plan import RampPlan, plan_ramp
     from expnb.models.fit import fit
+    from expnb.posterior.learn import learn_prior
+    from expnb.posterior.plain import plain_odds
     from expnb.posterior.posterior import Posterior
+    from expnb.posterior.score import score_prior
     from expnb.spec.experiment import Experiment
     from expnb.spec.metric import Metric
     from expnb.spec.policy import Policy
@@ -42,11 +45,14 @@ _HOMES = {
     "Workspace": "expnb.workspace",
     "decide": "expnb.decisions.decide",
     "fit": "expnb.models.fit",
+    "learn_prior": "expnb.posterior.learn",
     "load_cohort": "expnb.cohorts.cohort",
     "load_cohorts": "expnb.cohorts.cohort",
     "open_workspace": "expnb.workspace",
+    "plain_odds": "expnb.posterior.plain",
     "plan_ramp": "expnb.decisions.plan",
     "read_experiment": "expnb.spec.read",
+    "score_prior": "expnb.posterior.score",
 }
 _MODULES = ("charts", "datasets", "demo", "errors", "flags", "models", "reports", "widgets")
 
@@ -70,13 +76,16 @@ __all__ = [
     "errors",
     "fit",
     "flags",
+    "learn_prior",
     "load_cohort",
     "load_cohorts",
     "models",
     "open_workspace",
+    "plain_odds",
     "plan_ramp",
     "read_experiment",
     "reports",
+    "score_prior",
     "widgets",
 ]
 

@@ -33,16 +33,21 @@ from expnb.flags.connect import connect
 from expnb.flags.split import check_split, serve_sample
 from expnb.ledger.approvals import approvals_needed, approvers, check_approvals, check_approver, check_role
 from expnb.ledger.ledger import Entry, EntryKind, Ledger
+from expnb.posterior.learn import LEAST
+from expnb.posterior.past import frame, learnt_or_default, records, with_priors
 from expnb.posterior.posterior import Posterior
 from expnb.spec.canonical import Json, canonical_json, to_json
 from expnb.spec.catalogue import Catalogue, CatalogueRow, Registered, new_version, silent_edit, to_register
 from expnb.spec.experiment import Experiment
 from expnb.spec.flag import FlagRef, FlagSpec, FlagState
 from expnb.spec.metric import Metric
+from expnb.spec.prior import Prior
 from expnb.spec.read import MetricDefinition, parse, read_catalogue, read_experiment, read_toml
 from expnb.spec.workspace_file import Environment, WorkspaceFile
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from expnb.cohorts.cohort import Cohort
     from expnb.cohorts.warehouse import Warehouse
 
@@ -161,7 +166,10 @@ class Workspace:
         return sorted(path.stem for path in (self.root / "experiments").glob("*.toml"))
 
     def experiment(self, name: str) -> Experiment:
-        """An experiment with its catalogue metrics, inherited guardrails and defaults resolved.
+        """An experiment with its catalogue metrics, inherited guardrails, priors and defaults resolved.
+
+        A prior that its file names holds. Without one, that of its newest registration or look holds, so that it never changes under a running experiment; before those,
+        the workspace learns one for each metric, from 20 past experiments on.
 
         Raises
         ------
@@ -170,14 +178,15 @@ class Workspace:
         if name not in self.experiments:
             raise NameNotFoundError("experiment", name, self.experiments)
         defaults = self.config.defaults
-        experiment = read_experiment(
-            self.root / "experiments" / f"{name}.toml", catalogue=self.catalogue, guardrails=defaults.guardrails
-        )
+        path = self.root / "experiments" / f"{name}.toml"
+        experiment = read_experiment(path, catalogue=self.catalogue, guardrails=defaults.guardrails)
         if experiment.name != name:
             raise SpecError(
                 f"experiments/{name}.toml holds the experiment {experiment.name!r}; file and experiment have one name. Rename one of them."
             )
-        return replace(experiment, timezone=self.config.timezone, min_cell=defaults.min_cell)
+        experiment = replace(experiment, timezone=self.config.timezone, min_cell=defaults.min_cell)
+        named = "prior" in read_toml(path, "experiment file")
+        return experiment if named else with_priors(experiment, self._priors(experiment))
 
     def metrics(self) -> Catalogue:
         """The metric catalogue, with the experiments that use each metric and what changed since they were registered.
@@ -266,6 +275,69 @@ class Workspace:
             return None
         return self.root / experiment.events.source
 
+    # --- what past experiments taught -----------------------------------------------------------
+
+    def past_effects(self, *, excluding: str = "") -> pd.DataFrame:
+        """The last known effect of every experiment that was looked at, as `learn_prior` takes it.
+
+        One row per experiment, metric and treatment arm: columns `experiment`, `metric`, `kind`, `variant`, `log_ratio`, `se` and `randomised`, which is False where the sample ratio was off.
+        Experiments that were stopped or still run are in it: leaving them out would pick by effect.
+
+        Parameters
+        ----------
+        excluding : str
+            Name of an experiment to leave out.
+        """
+        return _effects(self.ledger.entries(kind="look"), excluding)
+
+    def prior(self, about: Experiment | Metric | str) -> Prior:
+        """The prior on the effect on a metric, or on the goal of an experiment.
+
+        Parameters
+        ----------
+        about : Experiment, Metric or str
+            Or the name of one. Of an experiment of this workspace it is the prior in force, as `experiment` resolves it; of a metric it is learnt from all past experiments: those on
+            the metric of that name, if they are 20 or more, else those on metrics of its kind, else all; the default, if there are fewer than 20.
+
+        Raises
+        ------
+        NameNotFoundError
+            If neither an experiment nor a metric has that name.
+        """
+        if isinstance(about, Metric):
+            return learnt_or_default(self.past_effects(), about.name, about.kind)
+        name = about if isinstance(about, str) else about.name
+        if name in self.experiments:
+            experiment = self.experiment(name)
+            return experiment.prior_on(experiment.goal.name)
+        if isinstance(about, Experiment):
+            return learnt_or_default(self.past_effects(excluding=name), about.goal.name, about.goal.kind)
+        past = self.past_effects()
+        if name not in {*self.catalogue, *past["metric"]}:
+            raise NameNotFoundError("experiment or metric", name, [*self.experiments, *sorted(self.catalogue)])
+        return learnt_or_default(past, name, self.catalogue[name].kind if name in self.catalogue else "")
+
+    def _priors(self, experiment: Experiment) -> Mapping[str, Prior]:
+        """The prior of every metric that names none: the pinned one, else one that is learnt, else the default."""
+        looks = self.ledger.entries(kind="look")
+        pinned = self._pinned(experiment, looks)
+        new = [metric for metric in experiment.metrics if metric.name not in pinned]
+        if not new or len({entry.body["experiment"] for entry in looks}) < LEAST:
+            return pinned
+        past = _effects(looks, experiment.name)
+        return {**pinned, **{metric.name: learnt_or_default(past, metric.name, metric.kind) for metric in new}}
+
+    def _pinned(self, experiment: Experiment, looks: Sequence[Entry]) -> Mapping[str, Prior]:
+        """The priors of the newest registration or look; empty before both."""
+        own = [entry for entry in looks if entry.body["experiment"] == experiment.name]
+        registered = self._last("registered", experiment.name)
+        newest = max((*own, *((registered,) if registered else ())), key=lambda entry: entry.seq, default=None)
+        if newest is None:
+            return {}
+        if "priors" not in newest.body:  # written before priors were learnt: the default held
+            return dict.fromkeys((metric.name for metric in experiment.metrics), Prior())
+        return _recorded(dict[str, Prior], newest.body["priors"])
+
     @property
     def cells_folder(self) -> Path:
         """Where cells are cached, a folder per experiment."""
@@ -283,6 +355,7 @@ class Workspace:
                 "spec_hash": experiment.spec_hash,
                 "policy_hash": experiment.policy_hash,
                 "metrics": to_register(experiment),
+                "priors": experiment.priors,
                 "spec": experiment,
             },
         )
@@ -383,7 +456,16 @@ class Workspace:
         )
         decision = replace(decision, notes=(*decision.notes, self._registration(experiment, posterior)))
         if is_new:
-            facts = {"fingerprint": posterior.fingerprint, "look": look, "watermark": posterior.last_day}
+            facts = {
+                "fingerprint": posterior.fingerprint,
+                "look": look,
+                "watermark": posterior.last_day,
+                "priors": experiment.priors,
+                "effects": list(records(posterior)),
+                "randomised": not any(
+                    rule.name == "sample_ratio" and rule.outcome == "not met" for rule in decision.rules
+                ),
+            }
             self._record("look", {"experiment": experiment.name, **facts})
         if not recorded or recorded[-1][0] != decision.evidence_hash:
             facts = {
@@ -734,6 +816,16 @@ class Workspace:
             json.dumps(to_json(decision), indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         stem.with_suffix(".md").write_text(decision.markdown(), encoding="utf-8")
+
+
+def _effects(looks: Iterable[Entry], excluding: str) -> pd.DataFrame:
+    """The effects of the newest look of every experiment but one."""
+    newest = {str(entry.body["experiment"]): entry for entry in looks if "effects" in entry.body}
+    return frame(
+        (name, bool(entry.body["randomised"]), cast("list[dict[str, str | float]]", entry.body["effects"]))
+        for name, entry in newest.items()
+        if name != excluding
+    )
 
 
 def _changes(metrics: Iterable[Metric], registered: Registered) -> list[str]:

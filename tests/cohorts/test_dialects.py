@@ -19,6 +19,7 @@ from expnb.spec.experiment import Events, Expectation
 DIALECTS = ("duckdb", "postgres", "bigquery", "snowflake", "databricks", "trino", "clickhouse")
 WITHOUT_HASH = {"trino"}
 ROWS = {"user": "string", "arm": "string", "test": "string", "city": "string", "seen": "timestamp", "yes": "boolean"}
+ROWS |= {"bought": "timestamp"}
 ROWS |= {"y": "float64", "x": "decimal(12, 2)", "n": "int8"}
 LOG = {"user": "string", "at": "timestamp", "what": "string", "amount": "float64", "weight": "int64"}
 AS_OF = datetime(2026, 3, 20, tzinfo=UTC)
@@ -45,7 +46,7 @@ def units_in(shape):
         xb.Metric(name="sum", kind="mean", ibis="_.x + _.n"),
         WINDOW,
     ]
-    metrics = [xb.Metric(name="kept", kind="retention", column="yes", window_days=8), *metrics[:-1]]
+    metrics = [xb.Metric(name="kept", kind="retention", column="yes", window_days=8, at="bought"), *metrics[:-1]]
     if shape == "unit":
         metrics += [
             xb.Metric(name="median", kind="quantile", column="y", q=0.5),

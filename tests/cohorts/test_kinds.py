@@ -388,3 +388,24 @@ def test_a_segment_with_many_but_not_too_many_values_is_read():
 def test_a_missing_segment_value_is_a_segment_of_its_own():
     frame = pd.DataFrame({"user": range(8), "arm": list("ab") * 4, "yes": [0, 1] * 4, "city": ["x", None] * 4})
     assert load_cohort(experiment_of(segments=("city",)), frame).cells.segment_values("city") == ["(none)", "x"]
+
+
+@pytest.mark.parametrize(("gap", "outcome"), [(0.0, None), (1e3, None), (1e5, "warn"), (1e7, "block"), (1e9, "block")])
+@pytest.mark.parametrize("by", ["arm", "segment"])
+def test_groups_so_far_apart_that_a_variance_loses_its_digits_are_said(by, gap, outcome):
+    rng = np.random.default_rng(1)
+    far = np.arange(N) % 2 if by == "arm" else np.arange(N) // 2 % 2
+    y = rng.normal(0, 1, N) + np.where(far, gap, 0.0)
+    cohort = load_cohort(
+        experiment_of(metric_of("mean"), segments=("city",)), frame_of(y=y, city=np.where(far, "far", "near"))
+    )
+    check = next((check for check in cohort.checks if check.name == "digits:m"), None)
+    assert (check.outcome if check else None) == outcome
+    if outcome != "block":  # what is left is enough
+        for arm in "ab":
+            for city in ("far", "near"):
+                own = (frame_of()["arm"].to_numpy(zero_copy_only=False) == arm) & (far == (city == "far"))
+                chosen = cohort.cells.segments["city"] == city
+                if own.any():
+                    variance = cohort.cells.moments("m", arm, chosen).variance
+                    assert variance == pytest.approx(y[own].var(ddof=1), rel=1e-4)

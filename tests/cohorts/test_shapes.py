@@ -1,5 +1,6 @@
 """Shapes: whatever a row is, units come out, each once, with what they did in their time."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -9,7 +10,7 @@ from tests.cohorts.test_kinds import cells_of, experiment_of, metric_of
 
 import expnb as xb
 from expnb.cohorts.cohort import load_cohort
-from expnb.errors import CohortError, MetricValuesError, UnitError
+from expnb.errors import CohortError, ColumnNotFoundError, MetricValuesError, SpecError, UnitError
 from expnb.spec.experiment import Events
 
 START = pd.Timestamp("2026-03-01")
@@ -180,6 +181,81 @@ def test_a_window_that_is_open_for_all_is_refused():
 def test_a_window_without_a_time_of_exposure_is_refused():
     with pytest.raises(CohortError, match="has a window, and the experiment has no exposed_at"):
         load_cohort(experiment_of(WINDOW), visits("timestamp"))
+
+
+# --- outcomes before the exposure ---------------------------------------------------------------
+
+
+def purchases(early, n=2000, kind="timestamp"):
+    """Every tenth unit buys; `early` of them a day before they were exposed."""
+    frame = pd.DataFrame({"user": range(n), "arm": ["a", "b"] * (n // 2), "city": ["x", "x", "y", "y"] * (n // 4)})
+    seen = START + pd.to_timedelta(np.arange(n) % 5, unit="D") + pd.Timedelta(hours=12)
+    bought = pd.Series(seen).where(frame.user % 10 == 0)
+    when = bought + pd.Timedelta(hours=1)
+    when[frame.user < 10 * early] -= pd.Timedelta(days=1)
+    frame = frame.assign(yes=bought.notna().astype(int), seen=seen, bought_at=when)
+    return frame if kind == "timestamp" else frame.assign(**{kind: frame[kind].dt.date})
+
+
+BOUGHT = xb.Metric(name="bought", kind="conversion", role="goal", column="yes", rope=0.01, at="bought_at")
+
+
+def before(cohort):
+    return next((check for check in cohort.checks if check.name == "before:bought"), None)
+
+
+@pytest.mark.parametrize("kind", ["timestamp", "seen", "bought_at"])
+@pytest.mark.parametrize("shape", ["unit", "rows"])
+@pytest.mark.parametrize(("early", "outcome"), [(0, None), (2, "warn"), (3, "block")])
+def test_outcomes_before_the_exposure_are_counted_and_said(early, outcome, shape, kind):
+    experiment = experiment_of(BOUGHT, exposed_at="seen", shape=shape, min_cell=1)
+    found = before(load_cohort(experiment, purchases(early, kind=kind)))
+    assert (found.outcome if found else None) == outcome
+    if found:
+        assert f"bought: {early} of 2,000 units have an outcome dated before their exposure" in found.sentence
+
+
+def test_outcomes_before_the_exposure_add_up_over_files_and_are_kept(tmp_path):
+    frame = purchases(30)
+    for number, part in enumerate((frame.iloc[::2], frame.iloc[1::2])):
+        part.to_parquet(tmp_path / f"part_{number}.parquet")
+    experiment = experiment_of(BOUGHT, exposed_at="seen", segments=("city",))
+    read = lambda: load_cohort(experiment, tmp_path / "part_*.parquet", cache=tmp_path / "cells")  # noqa: E731
+    first, again = read(), read()
+    assert again.note.startswith("The data did not change")
+    for cells in (first.cells, again.cells, first.cells.roll_up(["city"]), first.cells.where(first.cells.n > 0)):
+        assert int(cells.broken["before:bought"].sum()) == 30
+    assert before(first) == before(again) == before(load_cohort(experiment, frame))
+    city = first.cells.roll_up(["city"])
+    early = frame[(frame.user < 300) & (frame.user % 10 == 0)]
+    for value, n in early.city.value_counts().items():
+        assert city.broken["before:bought"][city.segments["city"] == value].sum() == n
+
+
+def test_outcomes_before_the_exposure_are_those_of_their_own_experiment():
+    frames = [purchases(30).assign(test="checkout"), purchases(0).assign(test="other")]
+    experiments = [
+        experiment_of(BOUGHT, name=name, exposed_at="seen", experiment_column="test") for name in ("checkout", "other")
+    ]
+    found = xb.load_cohorts(experiments, pd.concat(frames))
+    assert [before(found[name]) is None for name in ("checkout", "other")] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"shape": "events", "exposed_at": "seen", "events": Events(at="at", kind="what")}],
+    ids=["not exposed", "events"],
+)
+def test_the_time_of_an_outcome_needs_that_of_the_exposure(fields):
+    with pytest.raises(SpecError, match="has at = 'bought_at', shape is .* or remove it"):
+        experiment_of(replace(BOUGHT, event="buy" if fields else ""), **fields)
+
+
+def test_a_time_of_outcomes_that_is_no_time_is_refused():
+    with pytest.raises(CohortError, match="column 'bought_at' holds int64, not times"):
+        load_cohort(experiment_of(BOUGHT, exposed_at="seen"), purchases(0).assign(bought_at=1))
+    with pytest.raises(ColumnNotFoundError, match="bought_at"):
+        load_cohort(experiment_of(BOUGHT, exposed_at="seen"), purchases(0).drop(columns="bought_at"))
 
 
 # --- events -------------------------------------------------------------------------------------
@@ -371,3 +447,53 @@ def test_assignments_of_other_experiments_are_not_mixed_in():
     both = pd.concat([other, people.assign(test="checkout")])
     found = load_cohort(shared, both, events=events, as_of=AS_OF).cells
     assert found.fingerprint == load_cohort(experiment, people, events=events, as_of=AS_OF).cells.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("amount", "words"), [(np.nan, "NaN"), (None, "empty"), (np.inf, "infinite"), (-np.inf, "infinite")]
+)
+@pytest.mark.parametrize("metric", ["spend", "aged", "loading", "value"])
+def test_amounts_of_events_that_are_missing_are_said_and_their_units_left_out(metric, amount, words):
+    import pyarrow as pa
+
+    people, events = world()
+    wanted = told(people, events)
+    wanted = wanted[wanted.closed]
+    what, column = {
+        "spend": ("buy", "amount"), "aged": ("buy", "weight"), "loading": ("load", "amount"), "value": ("buy", "weight")
+    }[metric]  # fmt: skip
+    first = people.groupby("user").seen.min()
+    age = (events["at"] - events.user.map(first)).dt.total_seconds() / 86_400
+    counts = (events.what == what) & (age >= 0) & (age < 7) & events.user.isin(wanted.index)
+    spoilt = events[counts].drop_duplicates("user").index[:5]
+    lost = set(events.user[spoilt])
+    table = pa.Table.from_pandas(events, preserve_index=False)
+    place = set(np.flatnonzero(events.index.isin(spoilt)).tolist())
+    values = [amount if row in place else value for row, value in enumerate(table[column].to_pylist())]
+    table = table.set_column(table.column_names.index(column), column, pa.array(values, pa.float64()))
+    experiment = experiment_of(*METRICS, shape="events", exposed_at="seen", events=Events(**SPEC))
+    cohort = load_cohort(experiment, people, events=table, as_of=AS_OF)
+    check = next(check for check in cohort.checks if check.name == f"values:{metric}")
+    if metric in {"spend", "aged"}:  # the others have units without a value of their own
+        assert f"5 {words} of 600 values were left out" in check.sentence
+    assert words in check.sentence
+    for arm in ("a", "b"):
+        own = wanted[(wanted.arm == arm) & ~wanted.index.isin(lost)]
+        found = cohort.cells.moments(metric, arm)
+        values = own[{"spend": "spend", "aged": "aged", "loading": "loading", "value": "weight"}[metric]].dropna()
+        mean = values.sum() / own.views.sum() if metric == "value" else values.mean()
+        assert (found.n, found.mean) == (len(values), pytest.approx(mean, rel=1e-12))
+
+
+def test_amounts_before_the_exposure_that_are_missing_make_no_covariate_of_0():
+    people, events = world()
+    first = people.groupby("user").seen.min()
+    age = (events["at"] - events.user.map(first)).dt.total_seconds() / 86_400
+    before = (events.what == "buy") & (age < 0) & (age >= -5)
+    spoilt = events.assign(amount=events.amount.mask(before & (events.user % 7 == 0)))
+    lost = events.user[before & (events.user % 7 == 0)].nunique()
+    column = events_of(people, spoilt).cells.metrics["spend"]
+    whole = events_of(people, events).cells.metrics["spend"]
+    assert whole.covariate.n_missing.sum() == 0
+    assert 0 < column.covariate.n_missing.sum() <= lost
+    assert column.n_ok.sum() == whole.n_ok.sum()

@@ -5,18 +5,19 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import date
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.bad_input import BAD_COHORTS
-from tests.contracts.conftest import PASSWORD, spark_environment
+from tests.contracts.conftest import PASSWORD, connected, spark_environment
 
 import expnb as xb
 from expnb import errors
 from expnb.cohorts.engine import ask
 from expnb.cohorts.sources import Cost, Source, bind, estimate, is_partitioned
-from expnb.cohorts.warehouse import Warehouse
+from expnb.cohorts.warehouse import Warehouse, connect
 
 ARMS = ("control", 'it\'s "new"')
 MEANS = ("größe", "large", "order")
@@ -92,9 +93,7 @@ def test_every_source_counts_the_same_days_and_segments(source, small, experimen
     assert set(cells.segments["select"]) == {"DE", "größer", "it's", "(none)"}
 
 
-def test_days_are_counted_in_the_zone_of_the_experiment(kind, source, experiment):
-    if kind == "ibis table":
-        pytest.skip("the session belongs to the caller, and so does its zone")
+def test_days_are_counted_in_the_zone_of_the_experiment(source, experiment):
     far = replace(experiment, timezone="Pacific/Auckland")
     found = {str(day) for day in xb.load_cohort(far, source).cells.day}
     assert found == {"2026-03-02", "2026-03-03", "2026-03-04", "2026-03-05"}
@@ -223,6 +222,74 @@ def test_a_table_with_too_many_rows_is_refused_before_it_is_read(postgres, spark
     for url in (postgres.url, spark):
         with pytest.raises(errors.TooManyRowsError, match="about 400 rows; .* max_rows is 399"):
             bind(Warehouse(url, "cohort"), timezone="UTC", cost=Cost(max_rows=399))
+
+
+def parted_experiment(experiment, first, last, **cost):
+    """Units of a partitioned table, from one day to another."""
+    return replace(
+        experiment,
+        unit="x",
+        variant="arm",
+        segments=(),
+        exposed_at="day",
+        start=date(2026, 3, first),
+        end=date(2026, 3, last),
+        metrics=(xb.Metric(name="yes", kind="conversion", role="goal", rope=0.01),),
+        cost=Cost(**cost),
+    )
+
+
+@pytest.mark.parametrize("engine", ["postgres", "spark"])
+def test_the_days_of_a_partitioned_table_may_have_too_many_rows(engine, request, experiment):
+    server = request.getfixturevalue(engine)
+    if engine == "postgres":
+        first, second = (arm.replace("'", "''") for arm in ARMS)
+        made = f"SELECT g, date '2026-03-01' + g % 30, CASE WHEN g % 2 = 0 THEN '{first}' ELSE '{second}' END, g % 3 / 2 FROM generate_series(1, 1000) g"  # noqa: S608 - names of ours
+        with connected(server) as con:
+            con.execute("CREATE TABLE parted_units (x int, day date, arm text, yes int) PARTITION BY RANGE (day)")
+            con.execute(
+                "CREATE TABLE parted_units_1 PARTITION OF parted_units FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')"
+            )
+            con.execute(f"INSERT INTO parted_units {made}")
+            con.execute("ANALYZE parted_units_1")
+            con.execute("ANALYZE parted_units")
+        source = Warehouse(server.url, "parted_units")
+    else:
+        session = connect(server, "UTC")._session
+        rows = [(x, date(2026, 3, 1 + x % 30), ARMS[x % 2], x % 3 // 2) for x in range(1, 1001)]
+        frame = session.createDataFrame(rows, "x INT, day DATE, arm STRING, yes INT")
+        frame.coalesce(1).write.partitionBy("day").saveAsTable("parted_units")
+        source = Warehouse(server, "parted_units")
+    assert is_partitioned(bind(source, timezone="UTC"))
+    cells = xb.load_cohort(parted_experiment(experiment, 1, 3, max_rows=300), source).cells
+    assert 90 <= cells.units <= 110
+    with pytest.raises(errors.TooManyRowsError, match="max_rows is 50"):
+        xb.load_cohort(parted_experiment(experiment, 1, 3, max_rows=50), source)
+    with pytest.raises(errors.TooManyRowsError, match="max_rows is 300"):
+        xb.load_cohort(parted_experiment(experiment, 1, 30, max_rows=300), source)
+
+
+AUCKLAND = {"2026-03-02", "2026-03-03", "2026-03-04", "2026-03-05"}
+
+
+def test_days_in_a_users_own_postgres_session_are_those_of_the_experiment(postgres, experiment):
+    import ibis
+
+    own = ibis.connect(postgres.url)
+    own.con.execute("SELECT set_config('TimeZone', 'America/New_York', false)")
+    found = xb.load_cohort(replace(experiment, timezone="Pacific/Auckland"), own.table("cohort")).cells
+    assert {str(day) for day in found.day} == AUCKLAND
+    assert own.con.execute("SELECT current_setting('TimeZone')").fetchone() == ("America/New_York",)
+    own.con.close()
+
+
+def test_days_in_a_spark_session_of_another_zone_are_refused(spark, experiment):
+    table = connect(spark, "UTC").table("cohort")
+    assert {str(day) for day in xb.load_cohort(experiment, table).cells.day} != AUCKLAND
+    with pytest.raises(
+        errors.CohortError, match="counted in Pacific/Auckland, and the session of Spark counts them in UTC"
+    ):
+        xb.load_cohort(replace(experiment, timezone="Pacific/Auckland"), table)
 
 
 def test_a_server_that_ends_is_said_and_a_new_one_is_connected_to(session_folder, small):

@@ -9,8 +9,9 @@ import pytest
 from scipy import stats
 
 import expnb as xb
-from expnb.posterior.fit import Comparison, design_effects, fit_exact, likelihoods
+from expnb.posterior.fit import Comparison, fit_exact
 from expnb.posterior.frequentist import pooled_z, welch
+from expnb.posterior.table import Samples, Table
 from expnb.spec.canonical import canonical_json
 from expnb.spec.flag import FlagRef, FlagState
 from expnb.stats.moments import Moments
@@ -21,6 +22,7 @@ COLUMNS = [
     "role",
     "variant",
     "segment",
+    "estimate",
     "n_control",
     "n_treatment",
     "mean_control",
@@ -43,6 +45,8 @@ COLUMNS = [
     "p_value",
     "ci_low",
     "ci_high",
+    "cs_low",
+    "cs_high",
     "prior",
     "engine",
     "note",
@@ -239,6 +243,21 @@ def test_names_are_escaped_in_html(gate_position, players):
 # --- kinds, and units that are not independent -----------------------------------------------------------
 
 
+def likelihoods(pairs):
+    table = Table(pairs)
+    return table.arms(np.arange(len(table)), int(table.family[0]))
+
+
+def design_effects(pair):
+    control, treatment = Table([pair]).design_effects
+    return float(control[0]), float(treatment[0])
+
+
+def figures_of(test, control, treatment):
+    """One row of a test, as plain numbers."""
+    return tuple(float(part[0]) for part in test(Samples.of([control]), Samples.of([treatment])))
+
+
 def share(n, mean, effect=1.0):
     """Moments of a share whose variance is that of independent units times a design effect."""
     return Moments(n, mean, effect * n * mean * (1 - mean), 0.0, 1.0)
@@ -284,6 +303,7 @@ def test_an_arm_without_spread_borrows_the_design_effect_of_the_other():
 class Arms:
     """Cells of one metric in two arms, with given moments."""
 
+    metrics, epochs = {}, ()
     segments, day, checks, source, fingerprint = {}, np.array([], dtype="datetime64[D]"), (), "arms", "f" * 64
 
     def __init__(self, **arms):
@@ -326,9 +346,9 @@ def test_dependent_units_widen_the_interval_and_change_the_test(fit_arms):
     width = [effect.hdi_abs_high - effect.hdi_abs_low for effect in (plain, clustered)]
     assert width[1] == pytest.approx(2 * width[0], rel=1e-2)
     arms = share(4000, 0.2), share(4000, 0.22)
-    assert (plain.p_value, plain.ci_low, plain.ci_high) == pooled_z(*arms)
-    assert (clustered.p_value, *(clustered.ci_low, clustered.ci_high)) == welch(
-        share(4000, 0.2, 4.0), share(4000, 0.22, 4.0)
+    assert (plain.p_value, plain.ci_low, plain.ci_high) == figures_of(pooled_z, *arms)
+    assert (clustered.p_value, *(clustered.ci_low, clustered.ci_high)) == figures_of(
+        welch, share(4000, 0.2, 4.0), share(4000, 0.22, 4.0)
     )
     assert clustered.p_value > 4 * plain.p_value
 
@@ -350,7 +370,7 @@ def test_every_other_kind_is_a_normal_mean_with_its_standard_error(fit_arms, met
     _, posterior = fit_arms(control, treatment, **metric)
     effect, mean = posterior.effects[0], fit_arms(control, treatment, kind="mean")[1].effects[0]
     assert effect.kind == metric["kind"]
-    assert effect.p_value == welch(control, treatment)[0]
+    assert effect.p_value == figures_of(welch, control, treatment)[0]
     assert (effect.hdi_rel_low, effect.p_improvement) == (mean.hdi_rel_low, mean.p_improvement)
     assert xb.charts.effect(posterior).svg()
 
@@ -369,7 +389,7 @@ def test_an_arm_below_min_cell_has_no_figures(small):
     row = posterior.effects[0].row()
     assert row.pop("note") == "no posterior: fewer than 20 units in an arm, which are not shown"
     assert {row.pop("n_control"), row.pop("n_treatment")} <= {0, 5000}
-    named = {"metric", "kind", "role", "variant", "segment", "prior", "engine"}
+    named = {"metric", "kind", "role", "variant", "segment", "estimate", "prior", "engine"}
     assert all(value is None for name, value in row.items() if name not in named)
 
 

@@ -19,6 +19,7 @@ from expnb.stats.checks import (
     immature,
     looks_cumulative,
     lost_by_arm,
+    lost_digits,
     outcome_before_exposure,
     outlier,
     part_of,
@@ -245,6 +246,16 @@ def test_outcomes_before_the_exposure_warn_and_more_than_1_in_1000_block():
     check = outcome_before_exposure("spend", 51, 50_000)
     assert check.outcome == "block"
     assert "51 of 50,000 units have an outcome dated before their exposure" in check.sentence
+
+
+def test_a_variance_that_lost_digits_warns_and_one_that_is_noise_blocks():
+    assert lost_digits("spend", {}) is None
+    assert lost_digits("spend", {"a": 6.0, "b": 0.1}) is None
+    assert lost_digits("spend", {"a": 7.4, "b": 0.1}).outcome == "warn"
+    check = lost_digits("spend", {"a": 7.4, "b": 13.2})
+    assert check.outcome == "block"
+    assert "the variance of b has lost 13 of 16 digits" in check.sentence
+    assert "has lost all of its digits" in lost_digits("spend", {"a": 16.0}).sentence
 
 
 def test_totals_that_never_fall_for_a_week_look_cumulative():

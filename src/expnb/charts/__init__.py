@@ -2,5 +2,6 @@
 
 from expnb.charts.effect import effect
 from expnb.charts.figure import Figure
+from expnb.charts.past_effects import past_effects
 
-__all__ = ["Figure", "effect"]
+__all__ = ["Figure", "effect", "past_effects"]

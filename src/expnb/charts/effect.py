@@ -60,7 +60,7 @@ def effect(posterior: Posterior, metric: str | None = None) -> Figure:
 
 def _chosen(posterior: Posterior, metric: str | None) -> list[Effect]:
     """Effects on the metric, of all units."""
-    everybody = [one for one in posterior.effects if one.segment == ALL]
+    everybody = [one for one in posterior.main if one.segment == ALL]
     wanted = metric or next(
         (one.metric for one in everybody if one.role == "goal"), everybody[0].metric if everybody else ""
     )

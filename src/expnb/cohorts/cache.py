@@ -20,6 +20,7 @@ import numpy as np
 
 from expnb.cohorts.reduce import Reduced, Sample
 from expnb.cohorts.sources import Source
+from expnb.cohorts.units import broken_columns
 from expnb.errors import EmptyCohortError
 from expnb.spec.canonical import digest
 from expnb.spec.experiment import Experiment
@@ -330,7 +331,7 @@ def _parsed(
         },
         checks=(),
         source="",
-        broken={part.name: arrays[f"broken_{number}"] for number, part in enumerate(experiment.expect)},
+        broken={name: arrays[f"broken_{number}"] for number, name in enumerate(broken_columns(experiment))},
         epochs=tuple(epoch.start for epoch in experiment.epochs),
     )
     sample = None

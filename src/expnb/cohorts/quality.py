@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from expnb.cohorts.reduce import Reduced, Sample
 from expnb.cohorts.statement import repeated_statement
-from expnb.cohorts.units import Units
+from expnb.cohorts.units import Units, before_exposure
 from expnb.errors import ArmsError, CohortError, MetricValuesError, NullArmError, UnitError
 from expnb.spec.experiment import Experiment
 from expnb.spec.metric import NEVER_NEGATIVE, Metric
 from expnb.stats import checks
-from expnb.stats.arrays import BoolArray
-from expnb.stats.cells import Cells
+from expnb.stats.arrays import BoolArray, IntArray
+from expnb.stats.cells import Cells, MetricCells
 from expnb.stats.checks import Check
 from expnb.stats.sample_ratio import Strata, sample_ratio, sample_ratio_by
 
@@ -154,8 +154,9 @@ def quality(experiment: Experiment, cells: Cells) -> tuple[Check, ...]:
                 part.name, broken, _units(experiment, cells), part.tolerate, min_cell=experiment.min_cell
             )
         )
+    groups = _groups(cells)
     for metric in experiment.metrics:
-        found += _of_metric(experiment, cells, metric)
+        found += _of_metric(experiment, cells, metric, groups)
     return tuple(check for check in found if check is not None)
 
 
@@ -216,7 +217,43 @@ def _of_days(experiment: Experiment, cells: Cells) -> Iterator[Check | None]:
     )
 
 
-def _of_metric(experiment: Experiment, cells: Cells, metric: Metric) -> Iterator[Check | None]:
+def _groups(cells: Cells) -> dict[str, IntArray]:
+    """Number of the group of each cell: of its arm, by "", and of its arm and segment value, by segment."""
+    arms, arm = np.unique(cells.variant, return_inverse=True)
+    groups = {"": arm.astype(np.int64)}
+    for name, values in cells.segments.items():
+        _, place = np.unique(values, return_inverse=True)
+        groups[name] = (place * arms.size + arm).astype(np.int64)
+    return groups
+
+
+def _lost_digits(cells: Cells, column: MetricCells, groups: Mapping[str, IntArray], min_cell: int) -> dict[str, float]:
+    """Digits of the variance that sums around one shift have lost, in the group of each kind that lost most."""
+    lost = {}
+    for segment, place in groups.items():
+        n = np.bincount(place, column.n_ok)
+        s1, s2 = np.bincount(place, column.s1), np.bincount(place, column.s2)
+        low, high = np.full(n.size, np.inf), np.full(n.size, -np.inf)
+        np.fmin.at(low, place, column.low)
+        np.fmax.at(high, place, column.high)
+        judged = np.flatnonzero((n >= max(min_cell, 2)) & (low < high) & (s2 > 0))
+        if not judged.size:
+            continue
+        left = np.maximum(s2 - s1**2 / np.maximum(n, 1), s2 * 10.0**-checks.DIGITS)[judged]
+        digits = np.log10(s2[judged] / left)
+        worst = int(np.argmax(digits))
+        cell = int(np.flatnonzero(place == judged[worst])[0])
+        where = f" in {segment} {cells.segments[segment][cell]}" if segment else ""
+        lost[f"{cells.variant[cell]}{where}"] = float(digits[worst])
+    return lost
+
+
+def _of_metric(
+    experiment: Experiment, cells: Cells, metric: Metric, groups: Mapping[str, IntArray]
+) -> Iterator[Check | None]:
+    if metric.at:
+        early = int(cells.broken[before_exposure(metric)].sum())
+        yield checks.outcome_before_exposure(metric.name, early, cells.units, min_cell=experiment.min_cell)
     column, units, small = cells.metrics[metric.name], _units(experiment, cells), experiment.min_cell
     late = int(column.n_immature.sum())
     # In totals a metric may count other units than the experiment.
@@ -234,6 +271,8 @@ def _of_metric(experiment: Experiment, cells: Cells, metric: Metric) -> Iterator
     if not experiment.totals:
         lost = {arm: max(0, closed[arm] - int(column.n_ok[own].sum())) for arm, own in by_arm.items()}
         yield checks.lost_by_arm(metric.name, lost, closed, min_cell=small)
+    if not metric.is_share and column.q is None:  # shares are whole numbers, quantiles come from histograms
+        yield checks.lost_digits(metric.name, _lost_digits(cells, column, groups, small))
     if column.denominator is None:
         yield checks.constant(metric.name, float(np.nanmin(column.low)), float(np.nanmax(column.high)))
     if column.covariate is not None:

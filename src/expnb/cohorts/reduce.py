@@ -19,7 +19,7 @@ from expnb.cohorts.statement import (
     keys_of,
     sample_statement,
 )
-from expnb.cohorts.units import Measure, Units
+from expnb.cohorts.units import Measure, Units, broken_columns
 from expnb.errors import CohortError, EmptyCohortError, MetricValuesError
 from expnb.spec.experiment import Experiment
 from expnb.stats.arrays import BoolArray, FloatArray, IntArray, TextArray
@@ -289,7 +289,7 @@ def _cells(
         metrics={one.metric.name: columns[one.metric.name] for one in units.measures},
         checks=(),
         source=source.name,
-        broken={part.name: _integers(rows, f"broken_expect_{number}") for number, part in enumerate(experiment.expect)},
+        broken={name: _integers(rows, f"broken_{column}") for name, column in broken_columns(experiment).items()},
         epochs=tuple(epoch.start for epoch in experiment.epochs),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from glob import glob, has_magic
 from pathlib import Path
@@ -36,12 +37,15 @@ class Source:
         For display; holds no credentials.
     files : tuple of str
         The files of a path or glob; empty for anything else.
+    zone : str
+        In which the session turns times with a zone into days; empty where nobody knows.
     """
 
     table: ir.Table
     engine: Engine
     name: str
     files: tuple[str, ...] = ()
+    zone: str = ""
 
 
 def bind(source: object, *, timezone: str, cost: Cost = NO_LIMIT) -> Source:
@@ -129,11 +133,14 @@ def _bind(source: object, timezone: str, cost: Cost) -> Source:
     if isinstance(source, str | Path):
         return _bind_path(str(source), timezone)
     if isinstance(source, Warehouse):
-        return Source(*open_warehouse(source, timezone=timezone, cost=cost))
+        table, engine, name = open_warehouse(source, timezone=timezone, cost=cost)
+        return Source(table, engine, name, zone=_zone_of(engine, timezone, ours=engine.name in {"duckdb", "postgres"}))
     import ibis.expr.types as ir  # noqa: PLC0415 - 0.8 s, only when rows are needed
 
     if isinstance(source, ir.Table):
-        return Source(source, _engine_of(source, timezone), f"Ibis table {_table_name(source)}")
+        engine = _engine_of(source, timezone)
+        zone = _zone_of(engine, timezone, ours=engine is duckdb_engine(timezone))
+        return Source(source, engine, f"Ibis table {_table_name(source)}", zone=zone)
     return _bind_frame(source, timezone)
 
 
@@ -148,6 +155,13 @@ def _engine_of(table: ir.Table, timezone: str) -> Engine:
         return cast("Engine", table.get_backend())
     except IbisError as error:
         raise unreadable(error) from error
+
+
+def _zone_of(engine: Engine, timezone: str, *, ours: bool) -> str:
+    """In which zone a session counts days, where that is known; one of Spark belongs to more than us, and is asked."""
+    if engine.name == "pyspark":
+        return str(cast("Any", engine)._session.conf.get("spark.sql.session.timeZone"))  # noqa: SLF001 - Ibis has no other way to it
+    return timezone if ours else ""
 
 
 def _planned_rows(source: Source) -> int:
@@ -195,7 +209,13 @@ def _bind_path(path: str, timezone: str) -> Source:
         )
     engine = duckdb_engine(timezone)
     table = run(engine, lambda: getattr(engine, reader)(list(files)), what=Path(path).name)
-    return Source(table, engine, Path(path).name, files)
+    clocks = [
+        name for name, kind in table.schema().items() if kind.is_timestamp() and not getattr(kind, "timezone", "")
+    ]
+    if reader == "read_csv" and clocks:  # only the first rows were looked at: a zone in a later one would be dropped
+        types = dict.fromkeys(clocks, "TIMESTAMPTZ")
+        table = run(engine, lambda: cast("Any", engine).read_csv(list(files), types=types), what=Path(path).name)
+    return Source(table, engine, Path(path).name, files, timezone)
 
 
 def _bind_frame(source: object, timezone: str) -> Source:
@@ -212,7 +232,7 @@ def _bind_frame(source: object, timezone: str) -> Source:
         raise SourceError(
             f"a cohort cannot be made from a {kind}; pass a parquet or CSV path, a pandas, Polars or Arrow frame, a DuckDB relation or an Ibis table."
         )
-    return Source(ibis.memtable(source), duckdb_engine(timezone), f"{kind} in memory")
+    return Source(ibis.memtable(source), duckdb_engine(timezone), f"{kind} in memory", zone=timezone)
 
 
 def _arrow(frame: object) -> pa.Table:
@@ -220,11 +240,20 @@ def _arrow(frame: object) -> pa.Table:
     import pyarrow as pa  # noqa: PLC0415 - 0.3 s, only when rows are needed
 
     try:
-        return pa.Table.from_pandas(frame, preserve_index=False)
+        table = pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowException, ValueError, OverflowError, TypeError) as error:
         raise SourceError(
             f"the frame has a column that has no type of its own: {error}. Give each column one name and one type."
         ) from error
+    for field in table.schema:
+        values = cast("Any", frame)[field.name]
+        if pa.types.is_timestamp(field.type) and values.dtype == object:  # Arrow takes those without a zone for UTC
+            zones = {value.tzinfo is None for value in values.dropna() if isinstance(value, datetime)}
+            if len(zones) > 1:
+                raise SourceError(
+                    f"column {field.name!r} holds times with a time zone and times without one; nobody can tell which clock those show. Give all of them a zone where the data is made."
+                )
+    return table
 
 
 def _table_name(table: ir.Table) -> str:

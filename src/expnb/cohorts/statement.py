@@ -42,7 +42,11 @@ def cells_statement(units: Units, shifts: Shifts, complete: Sequence[Measure], m
     """
     table = units.table
     keys = keys_of(units)
-    flags = [name for name in table.columns if name.startswith(("expect_", "odd_")) or name in {"crossed", "nameless"}]
+    flags = [
+        name
+        for name in table.columns
+        if name.startswith(("expect_", "early_", "odd_")) or name in {"crossed", "nameless"}
+    ]
     prepared = {name: table[name] for name in [*keys, *flags]}
     for measure in complete:
         prepared |= _gaps(table, measure, shifts)

@@ -14,6 +14,7 @@ from expnb.cohorts.engine import ask
 from expnb.cohorts.reduce import MISSING_SEGMENT, Reduced, rounded
 from expnb.cohorts.sources import Source
 from expnb.cohorts.statement import MAX_CELLS
+from expnb.cohorts.times import day_of
 from expnb.errors import CohortError, ColumnNotFoundError, EmptyCohortError, MetricValuesError
 from expnb.spec.experiment import Experiment, Totals
 from expnb.spec.metric import NEVER_NEGATIVE, Metric, TotalsColumns
@@ -128,7 +129,7 @@ def _read(experiment: Experiment, totals: Totals, wanted: Wanted, source: Source
     if experiment.experiment_column:
         table = table.filter(table[experiment.experiment_column].cast("string") == experiment.name)
     if experiment.exposed_at:
-        table = _dated(experiment, totals, table)
+        table = _dated(experiment, totals, table, source)
     rows = ask(source.engine, table.limit(MAX_CELLS + 1), cost=experiment.cost, what=experiment.name)
     if rows.num_rows == 0:
         raise EmptyCohortError(source.name)
@@ -139,7 +140,7 @@ def _read(experiment: Experiment, totals: Totals, wanted: Wanted, source: Source
     return rows
 
 
-def _dated(experiment: Experiment, totals: Totals, table: ir.Table) -> ir.Table:
+def _dated(experiment: Experiment, totals: Totals, table: ir.Table, source: Source) -> ir.Table:
     """Rows from the first to the last day that was agreed, with their day; running totals may count time in numbers."""
     time = table[experiment.exposed_at]
     if totals.cumulative and time.type().is_numeric():
@@ -148,7 +149,7 @@ def _dated(experiment: Experiment, totals: Totals, table: ir.Table) -> ir.Table:
         raise CohortError(
             f"column {experiment.exposed_at!r} holds {time.type()}, not times; days cannot be counted. Convert it to a timestamp or a date, such as with pandas.to_datetime."
         )
-    table = table.mutate(**{DAY: time.cast("date")})
+    table = table.mutate(**{DAY: day_of(time, experiment.timezone, source)})
     if experiment.start is None or experiment.end is None:
         return table
     return table.filter(table[DAY] >= experiment.start, table[DAY] <= experiment.end)

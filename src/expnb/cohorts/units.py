@@ -5,13 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
 from expnb.cohorts.engine import ask
 from expnb.cohorts.expressions import from_ibis, with_sql
-from expnb.cohorts.sources import Source
+from expnb.cohorts.sources import Source, check_size, is_partitioned
+from expnb.cohorts.times import (
+    as_utc,
+    between,
+    check_time,
+    day_of,
+    has_zone,
+    is_before,
+    later_than,
+    moment_of,
+    span,
+    start_of,
+)
 from expnb.errors import CohortError, ColumnNotFoundError, MetricValuesError, UnitError
 from expnb.spec.experiment import ROW_UNIT, Events, Experiment
 from expnb.spec.metric import Metric
@@ -66,7 +77,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """One row per unit, columns under our own names: `arm`, `unit`, `segment_0` …, `day`, `v0` …, `late_0` …, `expect_0` …, `crossed`, `nameless`, `odd_0` ….
+    """One row per unit, columns under our own names: `arm`, `unit`, `segment_0` …, `day`, `v0` …, `late_0` …, `expect_0` …, `early_0` …, `crossed`, `nameless`, `odd_0` ….
 
     Parameters
     ----------
@@ -107,13 +118,14 @@ def units_of(
     table = _in_window(experiment, table)
     if events is not None and experiment.experiment_column:  # before its units are taken for those of another
         table = table.filter(table[experiment.experiment_column].cast("string") == experiment.name)
+    _check_days(experiment, source, table)
     if events is not None:
-        units = _from_events(experiment, table, events, as_of)
+        units = _from_events(experiment, table, source, events, as_of)
     elif experiment.shape == "rows":
         units = _from_rows(experiment, table, source, as_of)
     else:
         units = _from_units(experiment, table, source, as_of)
-    segments = {name: value for name, value in _keys(experiment, table).items() if name.startswith("segment_")}
+    segments = {name: value for name, value in _keys(experiment, table, source).items() if name.startswith("segment_")}
     return replace(units, segments=table.select(**segments) if segments else None)
 
 
@@ -122,7 +134,7 @@ def units_of(
 
 def _from_units(experiment: Experiment, table: ir.Table, source: Source, as_of: datetime | None) -> Units:
     as_of = _complete_until(experiment, table, source, as_of)
-    columns = _keys(experiment, table)
+    columns = _keys(experiment, table, source)
     if experiment.unit != ROW_UNIT:
         columns["unit"] = table[experiment.unit]
     names: dict[str, str] = {}  # a column that several metrics read is summed once
@@ -136,7 +148,7 @@ def _from_units(experiment: Experiment, table: ir.Table, source: Source, as_of: 
     for number, metric in enumerate(experiment.metrics):
         late = _late(metric.window_days, as_of)
         if late is not None:
-            columns[f"late_{number}"] = _later_than(table[experiment.exposed_at], late, experiment)
+            columns[f"late_{number}"] = later_than(table[experiment.exposed_at], late, experiment.timezone)
         measures.append(
             Measure(
                 metric,
@@ -147,6 +159,10 @@ def _from_units(experiment: Experiment, table: ir.Table, source: Source, as_of: 
             )
         )
     columns |= _expectations(experiment, table)
+    columns |= {
+        early: is_before(table[at], table[experiment.exposed_at], experiment.timezone, source).fill_null(False)
+        for early, at in _outcomes(experiment).items()
+    }
     return Units(table.select(**columns), tuple(measures), grouped=False, as_of=as_of)
 
 
@@ -156,15 +172,19 @@ def _from_units(experiment: Experiment, table: ir.Table, source: Source, as_of: 
 def _from_rows(experiment: Experiment, table: ir.Table, source: Source, as_of: datetime | None) -> Units:
     """Rows summed to the unit that was randomised: their errors are those of units, not of rows."""
     as_of = _complete_until(experiment, table, source, as_of)
-    keys, flags = _keys(experiment, table), _expectations(experiment, table)
+    keys, flags = _keys(experiment, table, source), _expectations(experiment, table)
     rows: dict[str, ir.Value] = {"unit": table[experiment.unit], **keys, **flags}
     if experiment.exposed_at:
         rows["exposed"] = table[experiment.exposed_at]
     for number, metric in enumerate(experiment.metrics):
         rows |= _row_values(table, metric, number)
-    flat = table.select(**rows)
+    times = {f"at_{early}": table[at] for early, at in _outcomes(experiment).items()}
+    flat = table.select(**rows, **times)
     own = ["unit", *(name for name in ("experiment",) if name in keys)]  # a unit may be in many experiments
     sums = _of_unit(flat, [name for name in keys if name not in own], list(flags))
+    for early in _outcomes(experiment):
+        first = flat[f"at_{early}"].min()
+        sums[early] = is_before(first, flat.exposed.min(), experiment.timezone, source).fill_null(False)
     measures = []
     for number, metric in enumerate(experiment.metrics):
         value = flat[f"value_{number}"]
@@ -180,7 +200,7 @@ def _from_rows(experiment: Experiment, table: ir.Table, source: Source, as_of: d
             sums[f"odd_{number}"] = flat[f"odd_{number}"].sum().fill_null(0)
         late = _late(metric.window_days, as_of)
         if late is not None:
-            sums[f"late_{number}"] = _later_than(flat.exposed.min(), late, experiment)
+            sums[f"late_{number}"] = later_than(flat.exposed.min(), late, experiment.timezone)
         measures.append(_numbered(metric, number, sums))
     grouped = flat.group_by(own).aggregate(**sums)
     return Units(grouped, tuple(measures), grouped=True, as_of=as_of)
@@ -216,7 +236,9 @@ def _row_values(table: ir.Table, metric: Metric, number: int) -> dict[str, ir.Va
 # --- assignments and events -------------------------------------------------------------------
 
 
-def _from_events(experiment: Experiment, table: ir.Table, events: Source, as_of: datetime | None) -> Units:
+def _from_events(
+    experiment: Experiment, table: ir.Table, source: Source, events: Source, as_of: datetime | None
+) -> Units:
     """Assignments and events: each unit once, dated by its first exposure, with what it did in its window."""
     spec = experiment.events
     assert spec is not None  # noqa: S101 - the specification has checked it
@@ -224,30 +246,36 @@ def _from_events(experiment: Experiment, table: ir.Table, events: Source, as_of:
     amounts = _amounts(experiment, spec)
     log = _log(experiment, spec, events, amounts)
     if as_of is None and any(_window(metric, spec) is not None for metric in experiment.metrics):
-        found = ask(events.engine, log.at.cast("timestamp").max()).as_py()
-        as_of = None if found is None else _as_utc(found, experiment)
+        last = log["at"] if log["at"].type().is_timestamp() else log["at"].cast("timestamp")
+        found = ask(events.engine, last.max()).as_py()
+        as_of = None if found is None else as_utc(found, experiment.timezone)
     log = _until_last_window(experiment, spec, log)
-    people = _first_exposures(experiment, spec, table, log)
+    _check_days(experiment, events, log)
+    if experiment.exposed_at and has_zone(table[experiment.exposed_at]) != has_zone(log["at"]):
+        seen = moment_of(table[experiment.exposed_at], experiment.timezone, source)
+        table = table.mutate(**{experiment.exposed_at: seen})
+        log = log.mutate(at=moment_of(log["at"], experiment.timezone, events))
+    people = _first_exposures(experiment, spec, table, source, log)
     if experiment.start is not None and experiment.end is not None:  # the exposure may be an event
-        people = people.filter(*_between(people.exposed, experiment.start, experiment.end, experiment))
+        people = people.filter(*between(people.exposed, experiment.start, experiment.end, experiment.timezone))
     joined = people.inner_join(log, people.unit == log.log_unit)
-    sums: dict[str, ir.Value] = {}
+    sums: dict[str, ir.Value] = {"happened": joined.count()}
     for number, metric in enumerate(experiment.metrics):
         sums |= _did(joined, metric, number, spec, amounts)
     done = joined.group_by("unit").aggregate(**sums)
     left = people.left_join(done, people.unit == done.unit)
     columns: dict[str, ir.Value] = {name: people[name] for name in people.columns if name != "exposed"}
-    columns["day"] = people.exposed.cast("date")
+    columns["day"] = day_of(people.exposed, experiment.timezone, source)
     measures = []
     for number, metric in enumerate(experiment.metrics):
         for name in (f"value_{number}", f"other_{number}", f"covariate_{number}"):
             if name in sums:
                 missing_is_zero = metric.kind not in TYPICAL or name.startswith("other")
-                columns[name] = left[name].fill_null(0.0) if missing_is_zero else left[name]
+                columns[name] = _unless_none(left.happened, left[name]) if missing_is_zero else left[name]
         window = _window(metric, spec)
         late = _late(None if window is None else window + spec.lateness_days, as_of)
         if late is not None:
-            columns[f"late_{number}"] = _later_than(people.exposed, late, experiment)
+            columns[f"late_{number}"] = later_than(people.exposed, late, experiment.timezone)
         measures.append(_numbered(metric, number, columns))
     return Units(left.select(**columns), tuple(measures), grouped=True, as_of=as_of)
 
@@ -284,18 +312,20 @@ def _log(experiment: Experiment, spec: Events, events: Source, amounts: Mapping[
     for name in (experiment.unit, spec.at, spec.kind):
         if name not in names:
             raise ColumnNotFoundError(name, names)
+    check_time(spec.at, events.table)
     table = events.table
     log: dict[str, ir.Value] = {
         "log_unit": table[experiment.unit],
         "at": table[spec.at],
         "kind": table[spec.kind].cast("string"),
     }
-    log |= {own: usable(_column(table, name, name)) for name, own in amounts.items()}
+    # NaN and infinity stay, and make those of a unit so: what is missing is counted by its cause.
+    log |= {own: as_number(_column(table, name, name)) for name, own in amounts.items()}
     flat = table.select(**log)
     if experiment.start is None:
         return flat
     first = experiment.start - timedelta(days=math.ceil(spec.pre_days))
-    return flat.filter(flat["at"] >= _moment(first, flat["at"], experiment))
+    return flat.filter(flat["at"] >= start_of(first, flat["at"], experiment.timezone))
 
 
 def _until_last_window(experiment: Experiment, spec: Events, log: ir.Table) -> ir.Table:
@@ -304,12 +334,12 @@ def _until_last_window(experiment: Experiment, spec: Events, log: ir.Table) -> i
     if experiment.end is None or any(window is None for window in windows):
         return log
     last = experiment.end + timedelta(days=1 + math.ceil(max(window or 0.0 for window in windows)))
-    return log.filter(log["at"] < _moment(last, log["at"], experiment))
+    return log.filter(log["at"] < start_of(last, log["at"], experiment.timezone))
 
 
-def _first_exposures(experiment: Experiment, spec: Events, table: ir.Table, log: ir.Table) -> ir.Table:
+def _first_exposures(experiment: Experiment, spec: Events, table: ir.Table, source: Source, log: ir.Table) -> ir.Table:
     """One row per unit: its arm, its segments, and when it was first exposed; units that were not are left out."""
-    keys = {name: value for name, value in _keys(experiment, table).items() if name != "day"}
+    keys = {name: value for name, value in _keys(experiment, table, source).items() if name != "day"}
     flags = _expectations(experiment, table)
     covariates = {
         f"covariate_{number}": usable(_column(table, metric.covariate, metric.name))
@@ -342,13 +372,13 @@ def _first_exposures(experiment: Experiment, spec: Events, table: ir.Table, log:
 def _did(
     joined: ir.Table, metric: Metric, number: int, spec: Events, amounts: Mapping[str, str]
 ) -> dict[str, ir.Value]:
-    """What a unit did in its window, and before its exposure."""
+    """What a unit did in its window, and before its exposure; unknown where the amount of an event is missing."""
     window = _window(metric, spec)
-    begin = joined.exposed if metric.from_days == 0 else joined.exposed + _span(metric.from_days)
+    begin = joined.exposed if metric.from_days == 0 else joined.exposed + span(metric.from_days)
     within = joined["at"] >= begin
     if window is not None:
-        within &= joined["at"] < joined.exposed + _span(window)
-    before = (joined["at"] < joined.exposed) & (joined["at"] >= joined.exposed - _span(spec.pre_days))
+        within &= joined["at"] < joined.exposed + span(window)
+    before = (joined["at"] < joined.exposed) & (joined["at"] >= joined.exposed - span(spec.pre_days))
     if metric.kind == "ratio":
         top = _summed(joined, within & (joined.kind == metric.numerator), amounts.get(metric.column, ""))
         return {
@@ -365,14 +395,30 @@ def _did(
 
 def _folded(joined: ir.Table, chosen: ir.BooleanColumn, metric: Metric, amount: str) -> ir.Value:
     if metric.is_share:
-        return as_number(chosen.any())
+        return as_number(chosen.any().fill_null(False))
     if metric.kind in TYPICAL:
-        return _where(chosen, joined[amount]).mean()
+        return _known(_where(chosen, joined[amount]).mean(), chosen & joined[amount].isnull())
     return _summed(joined, chosen, "" if metric.kind == "count" and not metric.column else amount)
 
 
 def _summed(joined: ir.Table, chosen: ir.BooleanColumn, amount: str) -> ir.Value:
-    return _where(chosen, joined[amount]).sum() if amount else as_number(chosen).sum()
+    if not amount:
+        return as_number(chosen).sum().fill_null(0.0)
+    return _known(_where(chosen, joined[amount]).sum().fill_null(0.0), chosen & joined[amount].isnull())
+
+
+def _known(total: ir.Value, missing: ir.BooleanColumn) -> ir.Value:
+    """A total, NULL where a part of it is missing."""
+    import ibis  # noqa: PLC0415 - 0.8 s, only when rows are needed
+
+    return ibis.cases((missing.any().fill_null(False), ibis.null("float64")), else_=total)
+
+
+def _unless_none(happened: ir.Column, total: ir.Column) -> ir.Value:
+    """A total of events, 0 where there was none at all."""
+    import ibis  # noqa: PLC0415 - 0.8 s, only when rows are needed
+
+    return ibis.cases((happened.isnull(), 0.0), else_=total)
 
 
 def _window(metric: Metric, spec: Events) -> float | None:
@@ -416,12 +462,6 @@ def _nonzero(count: ir.Value) -> ir.Value:
     return count.cast("float64").nullif(0.0)
 
 
-def _span(days: float) -> ir.Value:
-    import ibis  # noqa: PLC0415 - 0.8 s, only when rows are needed
-
-    return ibis.interval(seconds=round(days * 86_400))
-
-
 def _of_unit(flat: ir.Table, keys: Sequence[str], flags: Sequence[str]) -> dict[str, ir.Value]:
     """What is known of a unit from its rows, and what is wrong with them."""
     sums: dict[str, ir.Value] = {name: flat[name].min() for name in keys}
@@ -458,14 +498,14 @@ def _column(table: ir.Table, name: str, owner: str) -> ir.Column:
     return table[name]
 
 
-def _keys(experiment: Experiment, table: ir.Table) -> dict[str, ir.Value]:
+def _keys(experiment: Experiment, table: ir.Table, source: Source) -> dict[str, ir.Value]:
     keys: dict[str, ir.Value] = {"arm": table[experiment.variant].cast("string")}
     if experiment.experiment_column:
         keys["experiment"] = table[experiment.experiment_column].cast("string")
     for number, name in enumerate(experiment.segments):
         keys[f"segment_{number}"] = table[name].cast("string")
     if experiment.exposed_at:
-        keys["day"] = table[experiment.exposed_at].cast("date")
+        keys["day"] = day_of(table[experiment.exposed_at], experiment.timezone, source)
     return keys
 
 
@@ -475,6 +515,29 @@ def _expectations(experiment: Experiment, table: ir.Table) -> dict[str, ir.Value
         f"expect_{number}": ~table[f"expnb_expect_{number}"].cast("boolean").fill_null(False)
         for number, _ in enumerate(experiment.expect)
     }
+
+
+def _outcomes(experiment: Experiment) -> dict[str, str]:
+    """Columns of the unit table that tell an outcome before the exposure, each to the column of the outcome's time."""
+    return {f"early_{number}": metric.at for number, metric in enumerate(experiment.metrics) if metric.at}
+
+
+def broken_columns(experiment: Experiment) -> dict[str, str]:
+    """What may be wrong with a unit, by its name in `Cells.broken`, to its column of the unit table."""
+    expected = {part.name: f"expect_{number}" for number, part in enumerate(experiment.expect)}
+    early = zip((metric for metric in experiment.metrics if metric.at), _outcomes(experiment), strict=True)
+    return expected | {before_exposure(metric): column for metric, column in early}
+
+
+def before_exposure(metric: Metric) -> str:
+    """Name in `Cells.broken` of the units whose outcome lies before their exposure."""
+    return f"before:{metric.name}"
+
+
+def _check_days(experiment: Experiment, source: Source, table: ir.Table) -> None:
+    """Refuse days of a table in partitions with more rows than allowed; others were looked at when they were bound."""
+    if is_partitioned(source):
+        check_size(replace(source, table=table), experiment.cost)
 
 
 def _with_expressions(experiment: Experiment, source: Source, *, of_events: bool) -> ir.Table:
@@ -497,43 +560,8 @@ def _in_window(experiment: Experiment, table: ir.Table) -> ir.Table:
     if not experiment.exposed_at or experiment.start is None or experiment.end is None:
         return table
     seen = table[experiment.exposed_at]
-    first, last = _between(seen, experiment.start, experiment.end, experiment)
+    first, last = between(seen, experiment.start, experiment.end, experiment.timezone)
     return table.filter((first & last) | seen.isnull())  # units without a date are counted and said, not lost
-
-
-def _between(seen: ir.Column, first: date, last: date, experiment: Experiment) -> tuple[ir.BooleanValue, ...]:
-    after = last + timedelta(days=1)
-    return seen >= _moment(first, seen, experiment), seen < _moment(after, seen, experiment)
-
-
-def _moment(day: date, column: ir.Column, experiment: Experiment) -> ir.Value:
-    import ibis  # noqa: PLC0415 - 0.8 s, only when rows are needed
-
-    if column.type().is_date():
-        return ibis.literal(day)
-    return _time(datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(experiment.timezone)), column, experiment)
-
-
-def _time(moment: datetime, column: ir.Value, experiment: Experiment) -> ir.Value:
-    import ibis  # noqa: PLC0415 - 0.8 s, only when rows are needed
-
-    zone = getattr(column.type(), "timezone", None)
-    if zone:
-        return ibis.literal(moment.astimezone(UTC), type=f"timestamp('{zone}')")
-    return ibis.literal(moment.astimezone(ZoneInfo(experiment.timezone)).replace(tzinfo=None))
-
-
-def _later_than(column: ir.Value, moment: datetime, experiment: Experiment) -> ir.Value:
-    if column.type().is_date():
-        return column > _moment(moment.astimezone(ZoneInfo(experiment.timezone)).date(), column, experiment)
-    return column > _time(moment, column, experiment)
-
-
-def _as_utc(found: datetime | date, experiment: Experiment) -> datetime:
-    """A time of the data, in the workspace's zone where it carries none."""
-    if not isinstance(found, datetime):
-        found = datetime(found.year, found.month, found.day) + timedelta(days=1)  # noqa: DTZ001 - the zone comes next
-    return (found if found.tzinfo else found.replace(tzinfo=ZoneInfo(experiment.timezone))).astimezone(UTC)
 
 
 def _complete_until(experiment: Experiment, table: ir.Table, source: Source, as_of: datetime | None) -> datetime | None:
@@ -548,7 +576,7 @@ def _complete_until(experiment: Experiment, table: ir.Table, source: Source, as_
     if as_of is not None:
         return as_of
     found = ask(source.engine, table[experiment.exposed_at].max()).as_py()
-    return None if found is None else _as_utc(found, experiment)
+    return None if found is None else as_utc(found, experiment.timezone)
 
 
 def check_columns(experiment: Experiment, table: ir.Table) -> None:
@@ -566,7 +594,8 @@ def check_columns(experiment: Experiment, table: ir.Table) -> None:
             f"columns {twins} differ only in upper and lower case; engines take one for the other. Rename one of them."
         )
     wanted: Sequence[str] = [experiment.variant, *experiment.segments]
-    wanted = [*wanted, *(name for name in (experiment.exposed_at, experiment.experiment_column) if name)]
+    wanted = [*wanted, *filter(None, (experiment.exposed_at, experiment.experiment_column))]
+    wanted = [*wanted, *(metric.at for metric in experiment.metrics if metric.at)]
     wanted = [*wanted, experiment.unit] if experiment.unit != ROW_UNIT else wanted
     for name in wanted:
         if name not in schema.names:
@@ -576,9 +605,5 @@ def check_columns(experiment: Experiment, table: ir.Table) -> None:
             f"unit column {experiment.unit!r} holds decimal numbers ({schema[experiment.unit]}); an id is text or a whole number, because 7 and 7.0 would hash to different variants. "
             "Cast it to integer or text where the data is made."
         )
-    if experiment.exposed_at and not (
-        schema[experiment.exposed_at].is_timestamp() or schema[experiment.exposed_at].is_date()
-    ):
-        raise CohortError(
-            f"column {experiment.exposed_at!r} holds {schema[experiment.exposed_at]}, not times; days cannot be counted. Convert it to a timestamp or a date."
-        )
+    for name in filter(None, (experiment.exposed_at, *(metric.at for metric in experiment.metrics))):
+        check_time(name, table)

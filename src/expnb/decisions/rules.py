@@ -283,4 +283,4 @@ def _p(value: float) -> str:
 def goal_and_guardrails(experiment: Experiment, posterior: Posterior) -> list[Effect]:
     """Effects that can stop a ramp, of all units."""
     roles = {metric.name for metric in experiment.metrics if metric.role in {"goal", "guardrail"}}
-    return [effect for effect in posterior.effects if effect.metric in roles and effect.segment == ALL]
+    return [effect for effect in posterior.main if effect.metric in roles and effect.segment == ALL]

@@ -10,7 +10,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from expnb.posterior.arms import Arm, Binomial, BoolArray, FloatArray, IntArray, NormalMean
+from expnb.posterior import lattice
+from expnb.posterior.arms import (
+    Arm,
+    Binomial,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    Located,
+    NormalMean,
+    Poisson,
+    RatioMean,
+    StudentMean,
+)
 from expnb.posterior.grid import LogDensity, Panels, panels, resolve, support
 from expnb.posterior.ratio import CONTROL_FLOOR, log_prior
 from expnb.posterior.routes import flanks, mixed_kinds, require_log_scale
@@ -39,9 +51,12 @@ def share_best(arms: Sequence[Arm], prior: Prior, *, largest: bool) -> FloatArra
     PosteriorError
         If there is a prior and the means have no ratio.
     """
-    out = np.empty((len(arms[0]), len(arms)))
-    for first in range(0, len(out), _CHUNK):
-        rows = np.arange(first, min(first + _CHUNK, len(out)))
+    out = np.full((len(arms[0]), len(arms)), np.nan)
+    for rows, found in lattice.shares(arms, prior, largest=largest):
+        out[rows] = found
+    left = np.flatnonzero(np.isnan(out[:, 0]))
+    for first in range(0, len(left), _CHUNK):
+        rows = left[first : first + _CHUNK]
         some = [arm.take(rows) for arm in arms]
         out[rows] = (
             _independent(some, largest=largest) if prior.family == "flat" else _tied(some, prior, largest=largest)
@@ -75,7 +90,17 @@ def _own_posteriors(arms: Sequence[Arm]) -> tuple[list[LogDensity], list[FloatAr
             middle, spread = np.log(up / down), np.sqrt(1.0 / up + 1.0 / down)
             densities.append(_log_odds(up, down, middle))
             starts.append(middle + np.concatenate([-60.0 * _LADDER[:0:-1], 60.0 * _LADDER]) * spread)
-        elif isinstance(reference, NormalMean):
+        elif isinstance(arm, Poisson) and isinstance(reference, Poisson):
+            own = (arm.total + 1.0) / arm.units * reference.units / (reference.total + 1.0)
+            middle, spread = np.log(own)[:, None], 1.0 / np.sqrt(arm.total[:, None] + 1.0)
+            densities.append(_log_events(arm.total[:, None] + 1.0, middle))
+            starts.append(middle + np.concatenate([-60.0 * _LADDER[:0:-1], 60.0 * _LADDER]) * spread)
+        elif isinstance(arm, StudentMean | RatioMean) and isinstance(reference, StudentMean | RatioMean):
+            middle, spread = (arm.mean - reference.mean)[:, None], arm.se[:, None]
+            densities.append(_hump(arm, middle, spread))
+            reach = arm.reach(40.0)[:, None]
+            starts.append(middle + np.concatenate([-reach * _LADDER[:0:-1], reach * _LADDER], axis=1) * spread)
+        elif isinstance(arm, NormalMean) and isinstance(reference, NormalMean):
             middle, spread = (arm.mean - reference.mean)[:, None], arm.se[:, None]
             densities.append(_bell(middle, spread))
             starts.append(middle + np.linspace(-9.0, 9.0, 37) * spread)
@@ -95,6 +120,21 @@ def _log_odds(up: FloatArray, down: FloatArray, middle: FloatArray) -> LogDensit
         return up[rows] * x - (up + down)[rows] * inside
 
     return log_density
+
+
+def _log_events(shape: FloatArray, middle: FloatArray) -> LogDensity:
+    """Log of a Gamma rate with that shape, around `middle`."""
+
+    def log_density(rows: IntArray, y: FloatArray) -> FloatArray:
+        x = y - middle[rows]
+        out: FloatArray = shape[rows] * (x - np.expm1(np.minimum(x, 300.0)))
+        return out
+
+    return log_density
+
+
+def _hump(arm: Located, middle: FloatArray, spread: FloatArray) -> LogDensity:
+    return lambda rows, x: arm.log_likelihood(rows, (x - middle[rows]) / spread[rows])
 
 
 def _bell(middle: FloatArray, spread: FloatArray) -> LogDensity:
@@ -135,7 +175,8 @@ def _tied(arms: Sequence[Arm], prior: Prior, *, largest: bool) -> FloatArray:
 
     moment = np.zeros(len(rows))
     start = middle + np.concatenate([-40.0 * _LADDER[:0:-1], 40.0 * _LADDER]) * spread
-    start = np.sort(np.maximum(start, np.log(CONTROL_FLOOR)), axis=1) if isinstance(arms[0], NormalMean) else start
+    if isinstance(arms[0], NormalMean | StudentMean | RatioMean):
+        start = np.sort(np.maximum(start, np.log(CONTROL_FLOOR)), axis=1)
     ends = support(log_density, rows, start, moment)
     out = np.empty((len(rows), len(arms)))
     for where, these in resolve(
@@ -153,8 +194,15 @@ def _control(arm: Arm) -> tuple[LogDensity, FloatArray, FloatArray]:
         up, down = arm.successes[:, None] + 1.0, arm.failures[:, None] + 1.0
         middle = np.log(up / down)
         return _log_odds(up, down, middle), middle, np.sqrt(1.0 / up + 1.0 / down)
+    if isinstance(arm, Poisson):
+        shape = arm.total[:, None] + 1.0
+        log_gamma = _log_events(shape, np.zeros_like(shape))
+        return log_gamma, np.zeros_like(shape), 1.0 / np.sqrt(shape)
     share = (arm.se / arm.mean)[:, None]
-    return (lambda rows, u: u - 0.5 * (np.expm1(u) / share[rows]) ** 2), np.zeros_like(share), share
+    zero = np.zeros_like(share)
+    if isinstance(arm, NormalMean):
+        return (lambda rows, u: u - 0.5 * (np.expm1(u) / share[rows]) ** 2), zero, share
+    return (lambda rows, u: u + arm.log_likelihood(rows, np.expm1(u) / share[rows])), zero, share
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +230,9 @@ class _Treatment:
 def _treatment(control: Arm, arm: Arm) -> _Treatment:
     if isinstance(arm, Binomial):
         return _rate(arm)
-    if isinstance(control, NormalMean):
+    if isinstance(arm, Poisson) and isinstance(control, Poisson):
+        return _events(control, arm)
+    if not isinstance(control, Binomial | Poisson) and not isinstance(arm, Poisson):
         require_log_scale(control, arm)
         return _mean(control, arm)
     raise mixed_kinds(control, arm)
@@ -212,11 +262,27 @@ def _log_share(u: FloatArray) -> FloatArray:
     return out
 
 
-def _mean(control: NormalMean, arm: NormalMean) -> _Treatment:
+def _events(control: Poisson, arm: Poisson) -> _Treatment:
+    """Likelihood where u is the log of the control's rate over that of its own posterior's peak."""
+    total = arm.total[:, None]
+    at = np.log((arm.total + 0.5) / arm.units * control.units / (control.total + 1.0))[:, None]
+
+    def log_likelihood(rows: IntArray, u: FloatArray, lam: FloatArray) -> FloatArray:
+        x = np.minimum(lam + u - at[rows], 300.0)
+        out: FloatArray = total[rows] * x - (total[rows] + 0.5) * np.expm1(x)
+        return out
+
+    return _Treatment(
+        log_likelihood, lambda rows, u: at[rows] - u, 1.0 / np.sqrt(total + 0.5), lambda u: np.full_like(u, 300.0)
+    )
+
+
+def _mean(control: NormalMean | Located, arm: NormalMean | Located) -> _Treatment:
     at, share = np.log(arm.mean / control.mean)[:, None], (arm.se / arm.mean)[:, None]
 
     def log_likelihood(rows: IntArray, u: FloatArray, lam: FloatArray) -> FloatArray:
-        return -0.5 * (np.expm1(np.minimum(lam + u - at[rows], 300.0)) / share[rows]) ** 2
+        z = np.expm1(np.minimum(lam + u - at[rows], 300.0)) / share[rows]
+        return -0.5 * z**2 if isinstance(arm, NormalMean) else arm.log_likelihood(rows, np.minimum(z, 1e150))
 
     return _Treatment(
         log_likelihood, lambda rows, u: at[rows] - u, np.minimum(share, 1.0), lambda u: np.full_like(u, 300.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from expnb.posterior.arms import FloatArray, IntArray, Poisson
-from expnb.posterior.difference import log_sum, peak_of, prior_slopes
+from expnb.posterior.difference import blocks, log_sum, peak_of, prior_slopes
 from expnb.posterior.grid import LogDensity
 from expnb.posterior.ratio import Location, log_prior
 from expnb.spec.prior import Prior
@@ -57,25 +57,22 @@ def poisson_difference(control: Poisson, treatment: Poisson, prior: Prior, centr
     def log_density(rows: IntArray, x: FloatArray) -> FloatArray:
         out = np.empty_like(x)
         for chosen, nodes in ((bell[rows], _NEAR), (tails[rows], _FAR), (level[rows], _FLAT_TOP)):
-            if chosen.any():
-                some = rows[chosen]
-                d = centre[some, None] + x[chosen]
-                out[chosen] = _rate_integral(control.take(some), treatment.take(some), prior, d, nodes)
+            for where in blocks(np.flatnonzero(chosen), x.shape[1] * len(nodes)):
+                some = rows[where]
+                d = centre[some, None] + x[where]
+                out[where] = _rate_integral(control.take(some), treatment.take(some), prior, d, nodes)
         return out
 
     return log_density
 
 
-def _rate_integral(
-    control: Poisson, treatment: Poisson, prior: Prior, d: FloatArray, nodes: FloatArray
-) -> FloatArray:
+def _rate_integral(control: Poisson, treatment: Poisson, prior: Prior, d: FloatArray, nodes: FloatArray) -> FloatArray:
     """Log density of the difference d, shape (row, point): the smaller rate is exp(y), the larger one ``exp(y) + abs(d)``."""
     rises, sign = d > 0, np.where(d > 0, 1.0, -1.0)
     own = 0.0 if prior.family == "flat" else 1.0  # the factor 1 / m_t
     e = np.abs(d)
     k_c, k_t = control.total[:, None], treatment.total[:, None] - own
     units = (control.units + treatment.units)[:, None]
-    apart = np.where(rises, treatment.units[:, None], control.units[:, None]) * e
     up = np.where(rises, k_c, k_t) + 1.0
     high = np.where(rises, k_t, k_c)
 
@@ -88,8 +85,11 @@ def _rate_integral(
         bend = units * q - np.maximum(high, 0.0) * share * (1.0 - share) + stiff * turn**2
         return slope, np.maximum(bend, 0.05 * np.minimum(1.0, up + 0.0 * bend) + 0.02)
 
+    apart = np.where(rises, treatment.units[:, None], control.units[:, None]) * e
     guess = np.maximum((k_c + k_t + own + 0.5 - apart) / units, 1e-9 / units)
-    y = peak_of(slopes, np.log(guess), low=-60.0 - np.log(units), high=np.log((k_c + k_t + 40.0) / units) + 0.0 * d)
+    y = peak_of(
+        slopes, np.log(guess), low=-60.0 - float(np.log(units.max())), high=np.log((k_c + k_t + 40.0) / units) + 0.0 * d
+    )
     width = 1.0 / np.sqrt(slopes(y)[1])
     q = np.exp(y)
     offset = np.clip(width[..., None] * nodes, -600.0, 300.0)
@@ -98,6 +98,21 @@ def _rate_integral(
     log_f += high[..., None] * np.log1p(np.maximum((q / (e + q))[..., None] * growth, -1.0 + 2.0**-52))
     if prior.family != "flat":
         moved = y[..., None] + offset
-        log_f += log_prior(prior, sign[..., None] * (np.logaddexp(np.log(np.maximum(e, 1e-300))[..., None], moved) - moved))
-    peak = up * y + high * np.log(e + q) - units * q - apart
+        log_f += log_prior(
+            prior, sign[..., None] * (np.logaddexp(np.log(np.maximum(e, 1e-300))[..., None], moved) - moved)
+        )
+    r_c, r_t = np.where(rises, q, q + e), np.where(rises, q + e, q)
+    peak = np.log(q) + _log_chance(control.total[:, None], control.units[:, None], r_c)
+    peak += _log_chance(treatment.total[:, None], treatment.units[:, None], r_t) - own * np.log(r_t)
     return peak + log_sum(log_f, nodes, sinh=nodes is not _NEAR) + np.log(width)
+
+
+def _log_chance(total: FloatArray, units: FloatArray, rate: FloatArray) -> FloatArray:
+    """Log probability of the events at some rate, against that at their own rate: no large numbers are subtracted."""
+    own = np.maximum(total, 0.5) / units
+    near = np.abs(rate - own) < 0.5 * own
+    log_ratio = np.where(
+        near, np.log1p(np.where(near, (rate - own) / own, 0.0)), np.log(np.maximum(rate, 1e-300) / own)
+    )
+    out: FloatArray = total * log_ratio - units * (rate - own)
+    return out

@@ -12,6 +12,7 @@ from expnb.spec.metric import Direction, MetricKind, Role
 
 FloatArray = npt.NDArray[np.float64]
 Scale = Literal["relative", "absolute"]
+Estimate = Literal["main", "uncapped", "adjusted, uncapped", "unadjusted", "payers", "per payer", "all units"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,9 @@ class Effect:
 
     Parameters
     ----------
+    estimate : {"main", "uncapped", "adjusted, uncapped", "unadjusted", "payers", "per payer", "all units"}
+        Decisions, charts and widgets read ``"main"``; the other rows explain it and never decide. ``"uncapped"`` and ``"unadjusted"`` are the same effect without the cap and without the covariate; ``"payers"`` (share
+        of units with a value above 0) and ``"per payer"`` (mean of those values) are what an effect on revenue is made of: ``1 + effect_rel`` is the product of theirs; ``"all units"`` is the effect on triggered units spread over all.
     n_control, n_treatment : int
         Units with a value; 0 where an arm has so few that nothing of it may be shown.
     mean_control, mean_treatment : float
@@ -56,6 +60,12 @@ class Effect:
         Over all arms.
     p_value, ci_low, ci_high : float
         Two-sided, pooled z (shares of independent units) or Welch (all others), uncorrected; 95 % interval of the absolute effect.
+    cs_low, cs_high : float
+        95 % confidence sequence of the absolute effect: it covers the truth at all looks together (`frequentist`).
+    event : str
+        Of a retention in events: the kind of event that counts.
+    from_days, window_days : float
+        Of a metric with a window: when it begins and ends, in days after the exposure.
     scale : {"relative", "absolute"}
         Scale on which rope and margin were applied.
     note : str
@@ -100,6 +110,12 @@ class Effect:
     note: str
     relative: Density | None = None
     absolute: Density | None = None
+    estimate: Estimate = "main"
+    cs_low: float | None = None
+    cs_high: float | None = None
+    event: str = ""
+    from_days: float = 0.0
+    window_days: float | None = None
 
     def row(self) -> dict[str, object]:
         """The figures of the summary table, by name."""
@@ -112,6 +128,7 @@ SUMMARY_COLUMNS = (
     "role",
     "variant",
     "segment",
+    "estimate",
     "n_control",
     "n_treatment",
     "mean_control",
@@ -134,8 +151,10 @@ SUMMARY_COLUMNS = (
     "p_value",
     "ci_low",
     "ci_high",
+    "cs_low",
+    "cs_high",
     "prior",
     "engine",
     "note",
 )
-TEXT_COLUMNS = frozenset({"metric", "kind", "role", "variant", "segment", "prior", "engine", "note"})
+TEXT_COLUMNS = frozenset({"metric", "kind", "role", "variant", "segment", "estimate", "prior", "engine", "note"})

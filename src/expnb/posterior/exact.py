@@ -1,6 +1,7 @@
 """Exact posteriors of effects, many comparisons at once: no sampling, no randomness.
 
 The density of an effect is computed at the nodes of panels that follow its shape (`grid`), from likelihoods whose nuisance mean is integrated out (`ratio`, `difference`); what is stated are integrals of that density (`quantity`).
+Large samples without a prior on the effect need no nodes: their figures follow from cumulants (`smooth`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from expnb.errors import PosteriorError
+from expnb.posterior import smooth
 from expnb.posterior.arms import Arm, Binomial, FloatArray, IntArray, NormalMean
 from expnb.posterior.best import share_best
 from expnb.posterior.quantity import Quantity, collect, of_difference, of_log_ratio
@@ -21,7 +23,7 @@ __all__ = ["Arm", "Binomial", "NormalMean", "Quantity", "absolute_effect", "prob
 _CHUNK = 1024  # rows at a time, so that their nodes stay in the processor's cache
 
 
-def relative_effect(control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray) -> Quantity:
+def relative_effect(control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray, *, chart: bool = True) -> Quantity:
     """Posterior of ``effect_rel = mean_t / mean_c - 1``.
 
     The joint density of the control mean m and ``lam = log(mean_t / mean_c)`` is ``L_c(m) p_ref(m) L_t(m exp(lam)) prior(lam)``; with ``prior.family == "flat"`` each arm has its own reference
@@ -34,8 +36,10 @@ def relative_effect(control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray
         estimate, without which no ratio of Normals has a mean.
     prior : Prior
         On ``log(1 + effect_rel)``.
-    cuts : ndarray, shape (cut,)
+    cuts : ndarray, shape (row, cut) or (cut,)
         Relative effects; 0.02 means +2 %.
+    chart : bool
+        Whether densities for charts are wanted too.
 
     Raises
     ------
@@ -50,15 +54,22 @@ def relative_effect(control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray
     cuts = _checked(control, treatment, cuts)
 
     def parts() -> Iterator[tuple[IntArray, Quantity]]:
-        for rows in _chunks(len(control)):
+        left = np.ones(len(control), dtype=np.bool_)
+        for rows, found in smooth.served(control, treatment, smooth.log_ratio) if prior.family == "flat" else ():
+            left[rows] = False
+            for some in _chunks(np.arange(len(rows))):
+                own = _of_rows(cuts, rows[some])
+                yield rows[some], smooth.of_log_ratio(found[:, some], own, chart=chart)
+        for rows in _chunks(np.flatnonzero(left)):
             route = log_ratio(control.take(rows), treatment.take(rows), prior)
             for where, these in route.batches:
-                yield rows[where], of_log_ratio(these, route.centre[where], route.moment[where], cuts)
+                own = _of_rows(cuts, rows[where])
+                yield rows[where], of_log_ratio(these, route.centre[where], route.moment[where], own, chart=chart)
 
-    return collect(len(control), len(cuts), parts())
+    return collect(len(control), cuts.shape[-1], parts(), chart=chart)
 
 
-def absolute_effect(control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray) -> Quantity:
+def absolute_effect(control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray, *, chart: bool = True) -> Quantity:
     """Posterior of ``effect_abs = mean_t - mean_c``, under the same joint posterior as `relative_effect`.
 
     Parameters
@@ -67,8 +78,10 @@ def absolute_effect(control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray
         As in `relative_effect`; with ``prior.family == "flat"`` means may have any sign.
     prior : Prior
         On ``log(1 + effect_rel)``; it ties the two arms together.
-    cuts : ndarray, shape (cut,)
+    cuts : ndarray, shape (row, cut) or (cut,)
         Metric unit.
+    chart : bool
+        Whether densities for charts are wanted too.
 
     Raises
     ------
@@ -82,12 +95,19 @@ def absolute_effect(control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray
     cuts = _checked(control, treatment, cuts)
 
     def parts() -> Iterator[tuple[IntArray, Quantity]]:
-        for rows in _chunks(len(control)):
+        left = np.ones(len(control), dtype=np.bool_)
+        for rows, found in smooth.served(control, treatment, smooth.difference) if prior.family == "flat" else ():
+            left[rows] = False
+            for some in _chunks(np.arange(len(rows))):
+                own = _of_rows(cuts, rows[some])
+                yield rows[some], smooth.of_difference(found[:, some], own, chart=chart)
+        for rows in _chunks(np.flatnonzero(left)):
             route = difference(control.take(rows), treatment.take(rows), prior)
             for where, these in route.batches:
-                yield rows[where], of_difference(these, route.centre[where], cuts)
+                own = _of_rows(cuts, rows[where])
+                yield rows[where], of_difference(these, route.centre[where], own, chart=chart)
 
-    return collect(len(control), len(cuts), parts())
+    return collect(len(control), cuts.shape[-1], parts(), chart=chart)
 
 
 def prob_best(arms: Sequence[Arm], prior: Prior, *, largest: bool) -> FloatArray:
@@ -136,6 +156,10 @@ def _checked(control: Arm, treatment: Arm, cuts: FloatArray) -> FloatArray:
     return cuts
 
 
-def _chunks(rows: int) -> Iterator[IntArray]:
-    for first in range(0, rows, _CHUNK):
-        yield np.arange(first, min(first + _CHUNK, rows))
+def _chunks(rows: IntArray) -> Iterator[IntArray]:
+    for first in range(0, len(rows), _CHUNK):
+        yield rows[first : first + _CHUNK]
+
+
+def _of_rows(cuts: FloatArray, rows: IntArray) -> FloatArray:
+    return cuts if cuts.ndim == 1 else cuts[rows]

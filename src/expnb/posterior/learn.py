@@ -31,7 +31,6 @@ LEAST = 20
 COLUMNS = ("experiment", "metric", "kind", "variant", "log_ratio", "se")
 
 _TYPICAL = 0.05  # scale of the half-Student-t(3) on tau: effects above 10 % are rare, and may be learnt all the same
-_SHARE = (1.0, 2.0)  # Beta on the share without effect; a third, to begin with
 _SHARES: FloatArray = (np.arange(20) + 0.5) / 20
 _LOG_TAUS: FloatArray = np.arange(np.log(2.5e-4), np.log(3.0), LOG_VARIANCE_STEP / 2)  # variances fall on one grid
 _MOST_SCALES = 5
@@ -76,8 +75,7 @@ class PastEffects:
         .. [1] Kish (1965), Survey Sampling, 8.2; Varin, Reid, Firth (2011), An overview of composite likelihood methods, on weights.
         """
         arms = np.bincount(self.experiment)[self.experiment]
-        weight: FloatArray = 1.0 / (1.0 + (arms - 1) * _ARM_CORRELATION**2)
-        return weight
+        return np.asarray(1.0 / (1.0 + (arms - 1) * _ARM_CORRELATION**2), dtype=np.float64)
 
     def take(self, rows: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> PastEffects:
         """Those rows."""
@@ -111,7 +109,7 @@ def learn_prior(effects: pd.DataFrame, *, metric: str = "", kind: str = "", df: 
 
     Notes
     -----
-    ``log_ratio ~ (1 - null_share) * (StudentT(df, 0, tau) + Normal(0, se)) + null_share * Normal(0, se)`` with ``tau ~ half-StudentT(3, 0, 0.05)`` and ``null_share ~ Beta(1, 2)``.
+    ``log_ratio ~ (1 - null_share) * (StudentT(df, 0, tau) + Normal(0, se)) + null_share * Normal(0, se)`` with ``tau ~ half-StudentT(3, 0, 0.05)`` and ``null_share ~ Uniform(0, 1)``.
 
     References
     ----------
@@ -145,6 +143,17 @@ def select(effects: pd.DataFrame, *, metric: str = "", kind: str = "") -> PastEf
         As `learn_prior`.
     """
     usable = check_effects(effects)
+    found = closest(usable, metric=metric, kind=kind)
+    if found is None:
+        count = usable["experiment"].nunique()
+        raise PosteriorError(
+            f"{count} past experiment{' is' if count == 1 else 's are'} usable; a prior is learnt from {LEAST} on. Until then use the default, xb.Prior(), or collect more."
+        )
+    return found
+
+
+def closest(usable: pd.DataFrame, *, metric: str = "", kind: str = "") -> PastEffects | None:
+    """As `select`, of rows that `check_effects` let pass; None where even all of them come from fewer than 20 experiments."""
     if kind:
         check_choice("metric kind", kind, get_args(MetricKind))
     own_kind = kind or next(iter(usable.loc[usable["metric"] == metric, "kind"]), "")
@@ -157,10 +166,7 @@ def select(effects: pd.DataFrame, *, metric: str = "", kind: str = "") -> PastEf
         chosen = usable[where]
         if chosen["experiment"].nunique() >= LEAST:
             return _arrays(chosen, about)
-    count = usable["experiment"].nunique()
-    raise PosteriorError(
-        f"{count} past experiment{' is' if count == 1 else 's are'} usable; a prior is learnt from {LEAST} on. Until then use the default, xb.Prior(), or collect more."
-    )
+    return None
 
 
 def check_effects(effects: pd.DataFrame) -> pd.DataFrame:
@@ -195,7 +201,7 @@ def check_effects(effects: pd.DataFrame) -> pd.DataFrame:
             )
     if "randomised" not in effects.columns:
         return effects
-    return effects[effects["randomised"].ne(False)]  # noqa: FBT003
+    return effects[effects["randomised"].ne(False)]
 
 
 def _numbers(effects: pd.DataFrame, name: str) -> FloatArray:
@@ -240,8 +246,7 @@ def _posterior(past: PastEffects, df: float) -> tuple[FloatArray, float]:
         [weight @ np.log(share * null[:, None] + (1.0 - share) * effect) for share in _SHARES]
     )  # (share, tau)
     log_tau_prior = _LOG_TAUS - 2.0 * np.log1p((np.exp(_LOG_TAUS) / _TYPICAL) ** 2 / 3.0)
-    log_share_prior = (_SHARE[0] - 1.0) * np.log(_SHARES) + (_SHARE[1] - 1.0) * np.log1p(-_SHARES)
-    log_joint = log_likelihood + log_tau_prior + log_share_prior[:, None]
+    log_joint = log_likelihood + log_tau_prior  # the share is uniform
     joint = np.exp(log_joint - log_joint.max())
     joint /= joint.sum()
     some = (1.0 - _SHARES) @ joint
@@ -251,7 +256,9 @@ def _posterior(past: PastEffects, df: float) -> tuple[FloatArray, float]:
 def _likelihoods(past: PastEffects, df: float) -> tuple[FloatArray, FloatArray]:
     """Density of every estimate without an effect, shape (effect,), and with one of scale tau, shape (effect, tau); in units of the larger."""
     mixing = mixing_weights(df)
-    variances = np.exp(2 * _LOG_TAUS[0] + LOG_VARIANCES[0] + LOG_VARIANCE_STEP * np.arange(len(_LOG_TAUS) + len(mixing) - 1))
+    variances = np.exp(
+        2 * _LOG_TAUS[0] + LOG_VARIANCES[0] + LOG_VARIANCE_STEP * np.arange(len(_LOG_TAUS) + len(mixing) - 1)
+    )
     mix = np.zeros((len(variances), len(_LOG_TAUS)))
     for column in range(len(_LOG_TAUS)):
         mix[column : column + len(mixing), column] = mixing

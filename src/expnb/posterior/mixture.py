@@ -27,8 +27,9 @@ _REACH = 9.0  # standard deviations that hold all of a Normal
 def mixing_weights(df: float) -> FloatArray:
     """Weights of `LOG_VARIANCES` in a Student-t of scale 1, shape (node,)."""
     log_weight = -0.5 * df * (LOG_VARIANCES + np.exp(-LOG_VARIANCES))
-    weight: FloatArray = np.exp(log_weight - log_weight.max())
-    return weight / weight.sum()
+    height = np.exp(log_weight - log_weight.max())
+    weight: FloatArray = height / height.sum()
+    return weight
 
 
 def components(prior: Prior) -> tuple[FloatArray, FloatArray]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
 from expnb.errors import NameNotFoundError
-from expnb.posterior.effect import SUMMARY_COLUMNS, TEXT_COLUMNS, Effect
+from expnb.posterior.effect import SUMMARY_COLUMNS, TEXT_COLUMNS, Effect, Estimate
 from expnb.stats.cells import ALL
 from expnb.stats.checks import Check
 
@@ -25,7 +26,7 @@ class Posterior:
     ----------
     experiment : str
     effects : tuple of Effect
-        One per metric x treatment x segment.
+        One per metric x treatment x segment; a main row, and after it the rows that explain it (`Effect.estimate`).
     counts : mapping of str to int
         Units per arm, for the rules; not for display, because an arm may have fewer units than may be shown.
     fingerprint : str
@@ -51,8 +52,13 @@ class Posterior:
     checks: tuple[Check, ...]
     versions: Mapping[str, str]
 
-    def effect(self, metric: str, variant: str, segment: str = ALL) -> Effect:
-        """The effect of a treatment on a metric.
+    @property
+    def main(self) -> tuple[Effect, ...]:
+        """The effects that decide, and are drawn: one per metric x treatment x segment."""
+        return tuple(effect for effect in self.effects if effect.estimate == "main")
+
+    def effect(self, metric: str, variant: str, segment: str = ALL, *, estimate: Estimate = "main") -> Effect:
+        """The effect of a treatment on a metric, by its main estimate unless another one is named.
 
         Raises
         ------
@@ -60,16 +66,42 @@ class Posterior:
             If there is none of that name.
         """
         for effect in self.effects:
-            if (effect.metric, effect.variant, effect.segment) == (metric, variant, segment):
+            if (effect.metric, effect.variant, effect.segment, effect.estimate) == (metric, variant, segment, estimate):
                 return effect
-        raise NameNotFoundError(
-            "effect",
-            f"{metric} / {variant} / {segment}",
-            [f"{effect.metric} / {effect.variant} / {effect.segment}" for effect in self.effects],
-        )
+        asked = (metric, variant, segment) if estimate == "main" else (metric, variant, segment, estimate)
+        raise NameNotFoundError("effect", " / ".join(asked), [" / ".join(_name(effect)) for effect in self.effects])
+
+    def curve(self, event: str = "", segment: str = ALL) -> pd.DataFrame:
+        """A retention curve: all retention metrics of one event as a tidy frame, in the order of their windows.
+
+        Parameters
+        ----------
+        event : str
+            Kind of event; empty for retentions that are columns.
+        segment : str
+
+        Returns
+        -------
+        DataFrame
+            One row per window x treatment: `from_days`, `window_days`, `metric`, `variant`, and of the summary the raw rates, effects, their 95 % HDI and P(improvement).
+
+        Raises
+        ------
+        NameNotFoundError
+            If there is no retention of that event.
+        """
+        import pandas as pd  # noqa: PLC0415 - 1.5 s, only when a frame is asked for
+
+        retentions = [effect for effect in self.main if effect.kind == "retention"]
+        chosen = [effect for effect in retentions if (effect.event, effect.segment) == (event, segment)]
+        if not chosen:
+            known = dict.fromkeys(f"{effect.event} / {effect.segment}" for effect in retentions)
+            raise NameNotFoundError("retention", f"{event} / {segment}", list(known))
+        chosen.sort(key=lambda effect: (effect.from_days, effect.window_days or math.inf))
+        return pd.DataFrame([{name: getattr(effect, name) for name in CURVE_COLUMNS} for effect in chosen])
 
     def summary(self) -> pd.DataFrame:
-        """One row per metric x treatment (x segment), as a tidy frame.
+        """One row per metric x treatment (x segment) and estimate, as a tidy frame; `estimate == "main"` are the ones that decide.
 
         Returns
         -------
@@ -85,7 +117,7 @@ class Posterior:
 
     def __repr__(self) -> str:
         lines = [f"posterior of {self.experiment} ({self.engine} engine, prior {self.prior})"]
-        return "\n".join(lines + [f"  {' | '.join(cells)}" for cells in self._table()])
+        return "\n".join(lines + [f"  {' | '.join(cells)}" for _, cells in self._table()])
 
     def _repr_html_(self) -> str:
         names = (
@@ -100,12 +132,9 @@ class Posterior:
             "P(best)",
         )
         head = "".join(f"<th style='text-align:left'>{name}</th>" for name in names)
-        body = "".join(
-            "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(text)}</td>" for text in cells) + "</tr>"
-            for cells in self._table()
-        )
+        body = "".join(_html_row(cells, main=main) for main, cells in self._table())
         notes = "".join(
-            f"<li>{html.escape(f'{effect.metric}, {effect.variant}: {effect.note}')}</li>"
+            f"<li>{html.escape(', '.join(_name(effect)) + ': ' + effect.note)}</li>"
             for effect in self.effects
             if effect.note
         )
@@ -115,21 +144,60 @@ class Posterior:
             + (f"<ul>{notes}</ul>" if notes else "")
         )
 
-    def _table(self) -> list[tuple[str, ...]]:
+    def _table(self) -> list[tuple[bool, tuple[str, ...]]]:
+        """Every row as text, and whether it is a main one."""
         return [
             (
-                f"{effect.metric} ({effect.role})",
-                effect.variant,
-                effect.segment,
-                _mean(effect.mean_control),
-                _mean(effect.mean_treatment),
-                _raw(effect),
-                _interval(effect),
-                _probability(effect.p_improvement),
-                _probability(effect.p_best),
+                effect.estimate == "main",
+                _cells(effect),
             )
             for effect in self.effects
         ]
+
+
+CURVE_COLUMNS = (
+    "from_days",
+    "window_days",
+    "metric",
+    "variant",
+    "n_control",
+    "n_treatment",
+    "mean_control",
+    "mean_treatment",
+    "effect_abs",
+    "effect_rel",
+    "effect_rel_post",
+    "hdi_rel_low",
+    "hdi_rel_high",
+    "p_improvement",
+)
+
+
+def _name(effect: Effect) -> tuple[str, ...]:
+    """What an effect is called; of a main one on all units without saying so."""
+    segment = () if effect.segment == ALL else (effect.segment,)
+    return (effect.metric, effect.variant, *segment, *(() if effect.estimate == "main" else (effect.estimate,)))
+
+
+def _html_row(cells: Sequence[str], *, main: bool) -> str:
+    style = "text-align:left" if main else "text-align:left;opacity:0.75"
+    first = style if main else f"{style};padding-left:2em"
+    parts = [f"<td style='{style if n else first}'>{html.escape(text)}</td>" for n, text in enumerate(cells)]
+    return f"<tr>{''.join(parts)}</tr>"
+
+
+def _cells(effect: Effect) -> tuple[str, ...]:
+    return (
+        f"{effect.metric} ({effect.role})" if effect.estimate == "main" else f"· {effect.estimate}",
+        effect.variant,
+        effect.segment,
+        _mean(effect.mean_control),
+        _mean(effect.mean_treatment),
+        _raw(effect),
+        _interval(effect),
+        _probability(effect.p_improvement),
+        _probability(effect.p_best),
+    )
 
 
 def _percent(value: float | None) -> str:

@@ -30,7 +30,7 @@ class Quantity:
     loss, gain : ndarray, shape (row,)
         ``E[max(0, -effect)]`` and ``E[max(0, effect)]``, unit of the effect; `gain` may be ``inf`` like `mean`.
     grid, density : ndarray, shape (row, point)
-        For charts: the density at rising points, which are closer together where it bends.
+        For charts: the density at rising points, which are closer together where it bends; no points without a chart.
     """
 
     mean: FloatArray
@@ -44,7 +44,9 @@ class Quantity:
     density: FloatArray
 
 
-def of_log_ratio(these: Panels, centre: FloatArray, moment: FloatArray, cuts: FloatArray) -> Quantity:
+def of_log_ratio(
+    these: Panels, centre: FloatArray, moment: FloatArray, cuts: FloatArray, *, chart: bool = True
+) -> Quantity:
     """Summary of ``exp(centre + x) - 1`` from the densities of x.
 
     Parameters
@@ -55,8 +57,10 @@ def of_log_ratio(these: Panels, centre: FloatArray, moment: FloatArray, cuts: Fl
         Log ratio at ``x = 0``.
     moment : ndarray, shape (row,)
         How many moments the ratio has, at most 2.
-    cuts : ndarray, shape (cut,)
+    cuts : ndarray, shape (row, cut) or (cut,)
         Relative effects.
+    chart : bool
+        Whether a chart is wanted, which costs as much as all figures.
     """
     base, scale = np.expm1(centre), np.exp(centre)
     growth = np.expm1(these.x)
@@ -66,7 +70,7 @@ def of_log_ratio(these: Panels, centre: FloatArray, moment: FloatArray, cuts: Fl
     loss, gain = _sides(these, np.expm1(centre[:, None, None] + these.x))
     real = cuts > -1.0  # no ratio of positive means lies below
     at = np.where(real, np.log1p(np.where(real, cuts, 0.0)), -np.inf) - centre[:, None]
-    point, density = _chart(these, np.maximum(these.x, _LOWEST_LOG - centre[:, None, None]))
+    point, density = _chart(these, np.maximum(these.x, _LOWEST_LOG - centre[:, None, None]), chart=chart)
     return Quantity(
         mean=np.where(moment >= 1, base + scale * average, np.inf),
         sd=np.where(moment >= 2, scale * np.sqrt(spread), np.inf),
@@ -80,13 +84,13 @@ def of_log_ratio(these: Panels, centre: FloatArray, moment: FloatArray, cuts: Fl
     )
 
 
-def of_difference(these: Panels, centre: FloatArray, cuts: FloatArray) -> Quantity:
-    """Summary of ``centre + x`` from the densities of x; `centre` has shape (row,), `cuts` shape (cut,)."""
+def of_difference(these: Panels, centre: FloatArray, cuts: FloatArray, *, chart: bool = True) -> Quantity:
+    """Summary of ``centre + x`` from the densities of x; `centre` has shape (row,), `cuts` shape (row, cut) or (cut,)."""
     average = these.integrate(these.x).sum(axis=1)
     spread = these.integrate((these.x - average[:, None, None]) ** 2).sum(axis=1)
     low, high = shortest_interval(these, log_scale=False)
     loss, gain = _sides(these, centre[:, None, None] + these.x)
-    point, density = _chart(these, these.x)
+    point, density = _chart(these, these.x, chart=chart)
     return Quantity(
         mean=centre + average,
         sd=np.sqrt(spread),
@@ -110,17 +114,20 @@ def _sides(these: Panels, effect: FloatArray) -> tuple[FloatArray, FloatArray]:
     return np.maximum(-parts, 0.0).sum(axis=1), np.maximum(parts, 0.0).sum(axis=1)
 
 
-def _chart(these: Panels, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _chart(these: Panels, x: FloatArray, *, chart: bool) -> tuple[FloatArray, FloatArray]:
     """As many nodes in every row, thinned where there are more; panels of no width come last and are left out."""
+    if not chart:
+        return np.empty((len(x), 0)), np.empty((len(x), 0))
     nodes = (these.half > 0).sum(axis=1) * x.shape[2]
     chosen = np.round(np.linspace(0, nodes - 1, CHART_POINTS, axis=1)).astype(np.intp)
     flat = x.reshape(len(x), -1), these.density.reshape(len(x), -1)
     return np.take_along_axis(flat[0], chosen, axis=1), np.take_along_axis(flat[1], chosen, axis=1)
 
 
-def collect(rows: int, cuts: int, parts: Iterable[tuple[IntArray, Quantity]]) -> Quantity:
+def collect(rows: int, cuts: int, parts: Iterable[tuple[IntArray, Quantity]], *, chart: bool = True) -> Quantity:
     """One Quantity from parts that each know their rows."""
-    shapes = {"p_above": (rows, cuts), "grid": (rows, CHART_POINTS), "density": (rows, CHART_POINTS)}
+    points = CHART_POINTS if chart else 0
+    shapes = {"p_above": (rows, cuts), "grid": (rows, points), "density": (rows, points)}
     out = Quantity(**{field.name: np.empty(shapes.get(field.name, (rows,))) for field in fields(Quantity)})
     for where, part in parts:
         for field in fields(Quantity):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from expnb.posterior.arms import Binomial, BoolArray, FloatArray, IntArray, NormalMean
+from expnb.posterior.arms import Binomial, BoolArray, FloatArray, IntArray, Located, NormalMean
 from expnb.posterior.grid import LogDensity
 from expnb.spec.prior import Prior
 
@@ -59,7 +59,7 @@ def _log_rate(arm: Binomial) -> tuple[FloatArray, FloatArray]:
     return np.log(successes / (arm.units + 1)), failures / (successes * (arm.units + 1))
 
 
-def locate_normal(control: NormalMean, treatment: NormalMean) -> Location:
+def locate_normal(control: NormalMean | Located, treatment: NormalMean | Located) -> Location:
     """Log ratio of the means, which are above 0."""
     gap = (treatment.mean - control.mean) / control.mean
     near = np.abs(gap) < 0.5

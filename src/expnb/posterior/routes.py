@@ -9,12 +9,27 @@ from typing import TypeAlias
 import numpy as np
 
 from expnb.errors import PosteriorError
-from expnb.posterior.arms import Arm, Binomial, BoolArray, FloatArray, IntArray, NormalMean
+from expnb.posterior.arms import (
+    Arm,
+    Binomial,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    Located,
+    NormalMean,
+    Poisson,
+    RatioMean,
+    StudentMean,
+)
+from expnb.posterior.counts import locate_poisson, poisson_difference, poisson_marginal
 from expnb.posterior.difference import binomial_difference, normal_difference, normal_difference_with_prior
 from expnb.posterior.grid import LogDensity, Panels, first_breaks, resolve, support
+from expnb.posterior.located import located_difference, located_difference_with_prior, located_marginal
 from expnb.posterior.ratio import (
+    CONTROL_FLOOR,
     Location,
     binomial_marginal,
+    chebyshev,
     fast_binomial,
     locate_binomial,
     locate_normal,
@@ -30,6 +45,10 @@ _REACH = 10.5  # spreads on either side of the estimate
 _STEPS = np.linspace(0.0, 1.0, 24)
 _WIDE_STEPS = np.linspace(0.0, 1.0, 30)
 _LEAST_CERTAINTY = 5.0  # control mean / standard error
+_MANY_EVENTS = 100  # from which on the log ratio is close to a bell
+_LOCATED_DROP = 36.0
+_WARPED_POINTS = 112
+_BENDS = np.array([-6.0, -2.0, 0.0, 2.0, 6.0])  # in spreads
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +87,14 @@ def log_ratio(control: Arm, treatment: Arm, prior: Prior) -> Route:
         fast = slow = normal_marginal(control, treatment, flat=flat)
         reach, served = _reach(place, prior), place.spread < 0.1
         moment = np.full(len(control), 2.0)
+    elif isinstance(control, Poisson) and isinstance(treatment, Poisson):
+        place = locate_poisson(control, treatment)
+        fast = slow = poisson_marginal(control, treatment, flat=flat)
+        smallest = np.minimum(control.total, treatment.total)
+        reach, served = _reach(place, prior), smallest >= _MANY_EVENTS
+        moment = np.full(len(control), 2.0) if prior.family == "normal" else np.minimum(control.total + (not flat), 2.0)
+    elif isinstance(control, StudentMean | RatioMean) and type(control) is type(treatment):
+        return _located_ratio(control, treatment, prior)
     else:
         raise mixed_kinds(control, treatment)
     fast, slow = _with_prior(fast, prior, place), _with_prior(slow, prior, place)
@@ -80,7 +107,98 @@ def difference(control: Arm, treatment: Arm, prior: Prior) -> Route:
         return _rate_difference(control, treatment, prior)
     if isinstance(control, NormalMean) and isinstance(treatment, NormalMean):
         return _mean_difference(control, treatment, prior)
+    if isinstance(control, Poisson) and isinstance(treatment, Poisson):
+        return _event_difference(control, treatment, prior)
+    if isinstance(control, StudentMean | RatioMean) and type(control) is type(treatment):
+        return _located_difference(control, treatment, prior)
     raise mixed_kinds(control, treatment)
+
+
+def _located_ratio(control: Located, treatment: Located, prior: Prior) -> Route:
+    require_log_scale(control, treatment)
+    flat = prior.family == "flat"
+    place = locate_normal(control, treatment)
+    slow = located_marginal(control, treatment, flat=flat)
+    reach = _located_reach(control, treatment, place, prior)
+    fast, served = _warped(slow, place.spread, reach)
+    moment = treatment.moments if flat else np.maximum(treatment.moments, 1.0)
+    fast, slow = _with_prior(fast, prior, place), _with_prior(slow, prior, place)
+    return Route(place.centre, moment, _two_ways(fast, slow, prior, place, reach, served, moment))
+
+
+def _located_reach(control: Located, treatment: Located, place: Location, prior: Prior) -> FloatArray:
+    """Stretch of the log ratio that holds the posterior, shape (row, 2): where either mean is as far off as it can be."""
+    wide_c = control.reach(_LOCATED_DROP) * control.se / control.mean
+    wide_t = treatment.reach(_LOCATED_DROP) * treatment.se / treatment.mean
+    low = np.log(np.maximum(1.0 - wide_t, 1e-12)) - np.log1p(wide_c)
+    high = np.log1p(wide_t) - np.log(np.maximum(1.0 - wide_c, CONTROL_FLOOR))
+    if prior.family != "flat":  # the prior pulls towards no effect
+        low = np.minimum(low, -place.centre - 5.0 * place.spread)
+        high = np.maximum(high, -place.centre + 5.0 * place.spread)
+    return np.stack([low, high], axis=1)
+
+
+def _warped(slow: LogDensity, spread: FloatArray, reach: FloatArray) -> tuple[LogDensity, BoolArray]:
+    """Polynomials in ``asinh(x / spread)`` in place of a density with long tails, and the rows they serve."""
+    rows = np.arange(len(spread))
+    ends = np.arcsinh(reach / spread[:, None])
+    stand_in, served = chebyshev(
+        lambda some, z: slow(some, spread[some, None] * np.sinh(z)), rows, ends, _WARPED_POINTS
+    )
+    return lambda some, x: stand_in(some, np.arcsinh(x / spread[some, None])), served
+
+
+def _located_difference(control: Located, treatment: Located, prior: Prior) -> Route:
+    centre, spread = treatment.mean - control.mean, np.hypot(control.se, treatment.se)
+    rows, moment = np.arange(len(centre)), np.zeros(len(centre))
+    wide = control.reach(_LOCATED_DROP) * control.se + treatment.reach(_LOCATED_DROP) * treatment.se
+    reach = np.stack([-wide, wide], axis=1)
+    if prior.family != "flat":
+        require_log_scale(control, treatment)
+        slow = located_difference_with_prior(control, treatment, prior)
+        marks = _scaled_landmarks(centre, prior, control.mean)
+        reach = np.stack([np.minimum(-wide, -centre - 6.0 * spread), np.maximum(wide, -centre + 6.0 * spread)], axis=1)
+        ends = support(
+            slow, rows, np.sort(np.concatenate([_bent(reach, spread), -centre[:, None]], axis=1), axis=1), moment
+        )
+        return Route(centre, moment, resolve(slow, rows, first_breaks(ends, marks), moment))
+    slow = located_difference(control, treatment)
+    fast, served = _warped(slow, spread, reach)
+
+    def density(some: IntArray, x: FloatArray) -> FloatArray:
+        out, good = np.empty_like(x), served[some]
+        for chosen, verb in ((good, fast), (~good, slow)):
+            if chosen.any():
+                out[chosen] = verb(some[chosen], x[chosen])
+        return out
+
+    ends = support(density, rows, _bent(reach, spread), moment)
+    marks = np.concatenate([-centre[:, None], spread[:, None] * _BENDS], axis=1)
+    return Route(centre, moment, resolve(density, rows, first_breaks(ends, marks), moment))
+
+
+def _bent(ends: FloatArray, spread: FloatArray) -> FloatArray:
+    """Points between `ends` that lie closer together around 0, shape (row, point)."""
+    out: FloatArray = spread[:, None] * np.sinh(_between(np.arcsinh(ends / spread[:, None])))
+    return np.clip(out, ends[:, :1], ends[:, 1:])
+
+
+def _event_difference(control: Poisson, treatment: Poisson, prior: Prior) -> Route:
+    rate_c, rate_t = ((arm.total + 0.5) / arm.units for arm in (control, treatment))
+    spread = np.sqrt(rate_c / control.units + rate_t / treatment.units)
+    centre = rate_t - rate_c
+    rows, moment = np.arange(len(control)), np.zeros(len(control))
+    density = poisson_difference(control, treatment, prior, centre)
+    reach = np.stack(
+        [np.minimum(-60.0 * spread, -centre - 30.0 * spread), np.maximum(60.0 * spread, -centre + 30.0 * spread)],
+        axis=1,
+    )
+    points = [_between(reach), spread[:, None] * np.linspace(-9.0, 9.0, 19), -centre[:, None]]
+    ends = support(density, rows, np.sort(np.concatenate(points, axis=1), axis=1), moment)
+    pole = control.total + treatment.total == 0  # the density then says nothing about how far out it matters
+    ends[pole] = reach[pole]
+    marks = -centre[:, None] if prior.family == "flat" else _scaled_landmarks(centre, prior, rate_c)
+    return Route(centre, moment, resolve(density, rows, first_breaks(ends, marks), moment))
 
 
 def _mean_difference(control: NormalMean, treatment: NormalMean, prior: Prior) -> Route:
@@ -125,19 +243,20 @@ def _rate_difference(control: Binomial, treatment: Binomial, prior: Prior) -> Ro
     return Route(centre, moment, resolve(density, rows, first_breaks(ends, marks), moment))
 
 
-def require_log_scale(control: NormalMean, treatment: NormalMean) -> None:
+def require_log_scale(control: NormalMean | Located, treatment: NormalMean | Located) -> None:
     """Raise where a ratio of the means has no meaning.
 
     Raises
     ------
     PosteriorError
-        If a control mean is less than 5 standard errors above 0, or a treatment mean is not above 0.
+        If a control mean is less than 5 standard errors above 0 (more with few units), or a treatment mean is not above 0.
     """
-    ok = (control.mean >= _LEAST_CERTAINTY * control.se) & (treatment.mean > 0)
+    least = _LEAST_CERTAINTY if isinstance(control, NormalMean) else control.certainty
+    ok = (control.mean >= least * control.se * (1.0 - 1e-9)) & (treatment.mean > 0)
     if not ok.all():
         row = int(np.argmin(ok))
         raise PosteriorError(
-            f"row {row}: a relative effect needs a control mean of at least {_LEAST_CERTAINTY:g} standard errors and a treatment mean above 0; they are"
+            f"row {row}: a relative effect needs a control mean of at least {np.broadcast_to(least, ok.shape)[row]:.3g} standard errors and a treatment mean above 0; they are"
             f" {control.mean[row]:g} +- {control.se[row]:g} and {treatment.mean[row]:g} +- {treatment.se[row]:g}. Use the absolute effect with the flat prior."
         )
 

@@ -16,6 +16,8 @@ from expnb.spec.policy import Policy
 from expnb.spec.prior import Prior
 
 ROW_UNIT = "row"
+TRIGGER_KEY = "(trigger)"
+"""Among the segments of cells: "true" for units that met what the experiment changed, "false" for the others; no column is called so."""
 Shape = Literal["unit", "rows", "events", "totals"]
 
 
@@ -155,6 +157,8 @@ class Question:
         Columns by which effects are also shown.
     exposed_at : str
         Column of the first exposure; empty where rows carry no time.
+    trigger : str
+        Column that says whether a unit met what the experiment changed, the same way in all arms; effects are then those on such units, and are also stated diluted to all.
     start, end : date, optional
         First and last day of the cohort; stand in for `exposed_at`.
     shape : {"unit", "rows", "events", "totals"}
@@ -179,6 +183,7 @@ class Question:
     weights: Mapping[str, float]
     segments: tuple[str, ...] = ()
     exposed_at: str = ""
+    trigger: str = ""
     start: date | None = None
     end: date | None = None
     shape: Shape = "unit"
@@ -270,6 +275,21 @@ class Experiment(Question):
                 return metric
         raise NameNotFoundError("metric", name, [metric.name for metric in self.metrics])
 
+    def prior_on(self, metric: str) -> Prior:
+        """The prior on the effect on a metric: its own, else that of the experiment.
+
+        Raises
+        ------
+        NameNotFoundError
+            If the experiment has no such metric.
+        """
+        return self.metric(metric).prior or self.prior
+
+    @property
+    def priors(self) -> dict[str, Prior]:
+        """The prior on the effect on every metric, by name."""
+        return {metric.name: self.prior_on(metric.name) for metric in self.metrics}
+
     def share(self, variant: str) -> float:
         """Share of enrolled units that get `variant`, 0 to 1."""
         return self.weights[variant] / sum(self.weights.values())
@@ -314,7 +334,15 @@ class Experiment(Question):
             ("arms", ", ".join(f"{name} {self.share(name):.1%}" for name in self.variants)),
             ("metrics", "; ".join(f"{metric.name} ({metric.role}, {metric.direction})" for metric in self.metrics)),
             ("policy", " ".join(self.policy.sentences())),
-            ("prior", self.prior.id),
+            (
+                "prior",
+                "; ".join(
+                    [
+                        self.prior.id,
+                        *(f"{metric.name}: {metric.prior.id}" for metric in self.metrics if metric.prior),
+                    ]
+                ),
+            ),
         ]
         body = "".join(
             f"<tr><th style='text-align:left;vertical-align:top'>{key}</th><td style='text-align:left'>{html.escape(text)}</td></tr>"
@@ -364,6 +392,10 @@ def _check_shape(experiment: Experiment) -> None:
         if experiment.shape == "events" and not (metric.event or metric.kind == "ratio"):
             raise SpecError(
                 f'metric {metric.name!r} names no event; in events a metric counts or sums one kind. Write event = "purchase".'
+            )
+        if metric.at and (experiment.shape not in {"unit", "rows"} or not experiment.exposed_at):
+            raise SpecError(
+                f"metric {metric.name!r} has at = {metric.at!r}, shape is {experiment.shape!r} and exposed_at {experiment.exposed_at!r}; the time of an outcome is compared with that of the exposure, in rows of units that have both. Name the column of the first exposure, or remove it."
             )
         if experiment.shape != "events" and metric.event:
             raise SpecError(

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from expnb.errors import SpecError, check_choice
 from expnb.spec.canonical import digest
+from expnb.spec.prior import Prior
 
 MetricKind = Literal["conversion", "mean", "count", "revenue", "duration", "ratio", "quantile", "retention"]
 Role = Literal["goal", "guardrail", "info"]
@@ -17,7 +18,7 @@ Direction = Literal["increase", "decrease"]
 SHARES: frozenset[MetricKind] = frozenset({"conversion", "retention"})
 # Values below 0 cannot be.
 NEVER_NEGATIVE: frozenset[MetricKind] = frozenset({"count", "duration"})
-# The fields that say what is measured; where totals lie and which covariate sharpens the estimate do not change that.
+# The fields that say what is measured; where totals lie, when an outcome was and which covariate sharpens the estimate do not change that.
 MEASURES = (
     "kind",
     "direction",
@@ -87,6 +88,8 @@ class Metric:
         In events: the kind of event that counts.
     from_days, window_days : float
         Time after the first exposure in which a value counts, in days. A unit whose window is not over is left out.
+    at : str
+        Column of the time of the outcome, where rows have one; an outcome before the exposure is counted and said.
     covariate : str
         Column measured before the exposure, for CUPED; ``"pre_period"`` in events: the same metric over `pre_days`.
     totals : TotalsColumns, optional
@@ -95,6 +98,8 @@ class Metric:
         Relative: smallest difference that matters, and harm that is tolerated; 0.005 is 0.5 %. A goal's margin defaults to its rope.
     rope_abs, margin_abs : float, optional
         The same in units of the metric, for metrics without a relative effect.
+    prior : Prior, optional
+        On the effect on this metric; that of the experiment when left out.
     unit : str
         Unit of the values, such as ``"USD"`` or ``"seconds"``; for display.
     owner, version, description : str
@@ -117,12 +122,14 @@ class Metric:
     event: str = ""
     from_days: float = 0.0
     window_days: float | None = None
+    at: str = ""
     covariate: str = ""
     totals: TotalsColumns | None = None
     rope: float | None = None
     rope_abs: float | None = None
     margin: float | None = None
     margin_abs: float | None = None
+    prior: Prior | None = None
     unit: str = ""
     owner: str = ""
     version: str = ""

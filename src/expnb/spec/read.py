@@ -49,6 +49,7 @@ class MetricDefinition:
     event: str = ""
     from_days: float = 0.0
     window_days: float | None = None
+    at: str = ""
     covariate: str = ""
     totals: TotalsColumns | None = None
     unit: str = ""
@@ -60,7 +61,7 @@ class MetricDefinition:
     margin_abs: float | None = None
 
 
-# What the catalogue fixes; role, rope, margin, covariate and the columns of totals are the experiment's own choice.
+# What the catalogue fixes; role, rope, margin, covariate, the time of an outcome and the columns of totals are the experiment's own choice.
 DEFINING_KEYS = (*MEASURES, "owner", "version", "description", "certified")
 
 

@@ -267,7 +267,7 @@ class Cells:
     source : str
         Where the rows were read, for display.
     broken : mapping of str to ndarray of int, shape (cell,)
-        Units that break each expectation of the experiment.
+        Units that break each expectation of the experiment, and those with an outcome before their exposure (``"before:METRIC"``).
     epochs : sequence of date
         Days on which the weights of the flag changed. Arms are then compared within each epoch, and never pooled across: a share that changes with time would pass for an effect (Simpson).
     """

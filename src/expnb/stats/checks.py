@@ -439,6 +439,48 @@ def pre_period_imbalance(metric: str, arms: Mapping[str, Moments], *, min_cell: 
     )
 
 
+# Of the sixteen digits of a sum; what is left is the precision of a variance, less one or two for its rounding.
+DIGITS = 16.0
+LOST_WARNS, LOST_BLOCKS = 6.0, 11.0
+
+
+def lost_digits(metric: str, lost: Mapping[str, float]) -> Check | None:
+    """Whether groups lie so far apart that the variance within them has lost its digits; None where none has.
+
+    Parameters
+    ----------
+    lost : mapping of str to float
+        Digits per group: log10 of the sum of squares around the common shift, over the squared deviations from the group's own mean [1]_.
+
+    Returns
+    -------
+    Check or None
+        Warns above 6 of 16 digits, blocks above 11, where less than three may be left.
+
+    References
+    ----------
+    .. [1] Chan, Golub and LeVeque (1983), Algorithms for Computing the Sample Variance.
+    """
+    if not lost or (most := max(lost.values())) <= LOST_WARNS:
+        return None
+    name = max(lost, key=lambda group: lost[group])
+    words = f"{most:.0f} of 16 digits" if most < DIGITS else "all of its digits"
+    text = f"{metric}: groups lie so far apart that the variance of {name} has lost {words}"
+    if most > LOST_BLOCKS:
+        return Check(
+            f"digits:{metric}",
+            min(most, DIGITS),
+            "block",
+            f"{text}, and the errors of its effects cannot be trusted. Check that all groups are measured in the same unit, or subtract what they have in common where the data is made.",
+        )
+    return Check(
+        f"digits:{metric}",
+        most,
+        "warn",
+        f"{text}; what is left is enough. Check that all groups are measured in the same unit.",
+    )
+
+
 OUTCOME_BEFORE = 0.001
 
 
