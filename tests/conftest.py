@@ -1,6 +1,7 @@
 """Shared ground: a workspace file, an experiment, and where the real data lie."""
 
 import os
+import signal
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 import expnb as xb
 
 ROOT = Path(__file__).parents[1]
+# A suite in the background of a shell starts with interrupts ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 NOW = datetime(2017, 2, 20, 12, tzinfo=UTC)
 
 GATE_POSITION = """

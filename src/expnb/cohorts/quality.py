@@ -89,8 +89,11 @@ def check_units(
 
 def _repeats(sample: Sample) -> bool:
     """Whether a sampled unit has two rows in one experiment, or no id."""
-    pairs = np.rec.fromarrays([sample.experiment, sample.unit])
-    return np.unique(pairs).size < sample.unit.size
+    one = not sample.experiment.view(np.uint32).any()  # all empty: of one experiment alone
+    code = np.zeros(sample.unit.size) if one else np.unique(sample.experiment, return_inverse=True)[1]
+    order = np.lexsort((sample.unit, code))  # np.unique takes forty times as long
+    unit, code = sample.unit[order], code[order]
+    return bool(((unit[1:] == unit[:-1]) & (code[1:] == code[:-1])).any())
 
 
 def _added(rows: pa.Table) -> dict[str, int]:
