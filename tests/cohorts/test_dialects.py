@@ -12,7 +12,14 @@ from tests.cohorts.test_shapes import METRICS, SPEC, WINDOW
 import expnb as xb
 from expnb.cohorts.reduce import _can_sample
 from expnb.cohorts.sources import Source
-from expnb.cohorts.statement import bins_statement, cells_statement, keys_of, repeated_statement, sample_statement
+from expnb.cohorts.statement import (
+    Shift,
+    bins_statement,
+    cells_statement,
+    keys_of,
+    repeated_statement,
+    sample_statement,
+)
 from expnb.cohorts.units import units_of
 from expnb.spec.experiment import Events, Expectation
 
@@ -65,9 +72,9 @@ def units(request):
 def test_every_statement_compiles(dialect, units):
     complete = [one for one in units.measures if not one.immature]
     statements = {
-        "complete": cells_statement(units, {"v0": 0.25}, complete, []),
-        "masked": cells_statement(units, {"v0": -0.25}, [], units.measures),
-        **{one.metric.name: bins_statement(units, one, -0.05) for one in units.measures if one.binned},
+        "complete": cells_statement(units, {"v0": Shift(0.25)}, complete, []),
+        "masked": cells_statement(units, {"v0": Shift(-0.25)}, [], units.measures),
+        **{one.metric.name: bins_statement(units, one, Shift(-0.05)) for one in units.measures if one.binned},
         "segments": units.segments.aggregate(many=units.segments.segment_0.approx_nunique()),
     }
     if not units.grouped:

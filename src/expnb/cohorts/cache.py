@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from hashlib import sha256
@@ -20,7 +21,7 @@ import numpy as np
 
 from expnb.cohorts.reduce import Reduced, Sample
 from expnb.cohorts.sources import Source
-from expnb.cohorts.units import broken_columns
+from expnb.cohorts.units import broken_columns, segments_of
 from expnb.errors import EmptyCohortError
 from expnb.spec.canonical import digest
 from expnb.spec.experiment import Experiment
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Changes whenever cells mean something else than before.
-VERSION = 2
+VERSION = 3
 DIGITS = 12
+# Cells that are not used are left for a week to those who work with another version of the experiment.
+KEEP_UNUSED_SECONDS = 7 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,13 @@ class Cache:
             return None
         return replace(known[0], cells=replace(known[0].cells, source=source), note=_said(len(paths), 0, ""))
 
-    def reduced(self, source: Source, one: Callable[[str], Reduced], check: Callable[[Reduced], None]) -> Reduced:
+    def reduced(
+        self,
+        source: Source,
+        one: Callable[[str], Reduced],
+        check: Callable[[Reduced], None],
+        outside: Callable[[], int],
+    ) -> Reduced:
         """Cells of all files; those that are known and unchanged are not read.
 
         Parameters
@@ -91,6 +100,8 @@ class Cache:
             Cells of one file, from its path.
         check : callable
             Refuses units that occur twice, in all files together.
+        outside : callable
+            How many rows of all files are dated outside of the agreed days.
 
         Raises
         ------
@@ -119,10 +130,21 @@ class Cache:
             raise EmptyCohortError(source.name)
         together = _together(parts, source.name)
         check(together)
+        together = replace(together, outside=outside())
         for old in self.folder.glob(f"all.*.{self.spec}.parquet"):
             old.unlink(missing_ok=True)
         _write(whole, replace(together, sample=None), self.as_of)
+        self._drop_unused([whole, *(self._name(file) for file in files)])
         return replace(together, note=_said(len(files), fresh, why))
+
+    def _drop_unused(self, used: Sequence[Path]) -> None:
+        """Delete cells that this reading did not use and that are a week older than its own: of files that are gone, of an experiment that read other columns, and drafts that were never finished."""
+        kept = {path.stem for path in used}
+        limit = used[0].stat().st_mtime - KEEP_UNUSED_SECONDS
+        for path in self.folder.iterdir():
+            with suppress(FileNotFoundError):  # another process was faster
+                if path.is_file() and path.stem not in kept and path.stat().st_mtime < limit:
+                    path.unlink()
 
     def _whole(self, files: Sequence[File]) -> Path:
         marks = [*(file.place + file.content for file in files), self.as_of.isoformat() if self.as_of else ""]
@@ -186,6 +208,7 @@ def _spec(experiment: Experiment) -> str:
         "unit",
         "variant",
         "segments",
+        "trigger",
         "exposed_at",
         "start",
         "end",
@@ -253,15 +276,16 @@ def _write(path: Path, reduced: Reduced, as_of: datetime | None) -> None:
     }
     columns |= {f"segment_{number}": values for number, values in enumerate(cells.segments.values())}
     columns |= {f"broken_{number}": values for number, values in enumerate(cells.broken.values())}
-    facts: dict[str, object] = {"as_of": as_of.isoformat() if as_of else None, "odd": dict(reduced.odd), "metrics": []}
+    until = as_of.isoformat() if as_of else None
+    facts: dict[str, object] = {"as_of": until, "odd": dict(reduced.odd), "outside": reduced.outside, "metrics": []}
     for number, column in enumerate(cells.metrics.values()):
-        told: dict[str, object] = {"shift": column.shift, "q": column.q}
+        told: dict[str, object] = {"q": column.q}
         columns |= {f"m{number}_{name}": values for name, values in _arrays(column).items()}
         for part in ("logs", "denominator", "covariate"):
             inner = getattr(column, part)
             if inner is not None:
                 columns |= {f"m{number}_{part}_{name}": values for name, values in _arrays(inner).items()}
-                told[part] = getattr(inner, "shift", 0.0)
+                told[part] = True
         if column.bins is not None:
             bins = column.bins.merged()
             starts = np.searchsorted(bins.cell, np.arange(size + 1)).astype(np.int32)
@@ -300,9 +324,9 @@ def _read(path: Path, experiment: Experiment) -> tuple[Reduced, datetime | None]
     if not path.is_file():
         return None
     try:
-        rows = pq.read_table(path, use_threads=False)
+        rows = pq.ParquetFile(path).read(use_threads=False)
         facts = json.loads(rows.schema.metadata[b"expnb"])
-        units = pq.read_table(path.with_suffix(".units"), use_threads=False) if "arms" in facts else None
+        units = pq.ParquetFile(path.with_suffix(".units")).read(use_threads=False) if "arms" in facts else None
         return _parsed(experiment, rows, facts, units)
     except (pa.ArrowException, OSError, LookupError, ValueError, TypeError, AttributeError):
         return None  # torn or foreign: read the source again
@@ -322,7 +346,9 @@ def _parsed(
     size = rows.num_rows
     cells = Cells(
         variant=arrays["variant"].astype(np.str_),
-        segments={name: arrays[f"segment_{number}"].astype(np.str_) for number, name in enumerate(experiment.segments)},
+        segments={
+            name: arrays[f"segment_{number}"].astype(np.str_) for number, name in enumerate(segments_of(experiment))
+        },
         day=arrays["day"].astype("datetime64[D]"),
         n=arrays["n"],
         metrics={
@@ -340,7 +366,8 @@ def _parsed(
         arms = np.array(facts["arms"], dtype=np.str_)[units.column("arm").to_numpy().astype(np.int64)]
         sample = Sample(hashes, arms, np.full(hashes.size, ""))
     until = datetime.fromisoformat(facts["as_of"]) if facts["as_of"] else None
-    return Reduced(cells, np.full(size, ""), sample, np.zeros(size, dtype=np.int64), facts["odd"]), until
+    none = np.zeros(size, dtype=np.int64)
+    return Reduced(cells, np.full(size, ""), sample, none, facts["odd"], outside=facts["outside"]), until
 
 
 def _metric(
@@ -354,11 +381,11 @@ def _metric(
         return {name: arrays[f"m{number}_{part}{name}"] for name in names}
 
     plain = [entry.name for entry in fields(MetricCells) if f"m{number}_{entry.name}" in arrays]
-    cells = MetricCells(shift=told["shift"], q=told["q"], **named("", plain))  # type: ignore[arg-type]  # names of its own fields
+    cells = MetricCells(q=told["q"], **named("", plain))  # type: ignore[arg-type]  # names of its own fields
 
     def joint(part: str) -> Joint | None:
-        parts = ("n_missing", "s1", "s2", "cross", "own")
-        return Joint(told[part], **named(f"{part}_", parts)) if part in told else None  # type: ignore[arg-type]
+        parts = ("shift", "n_missing", "s1", "s2", "cross", "own")
+        return Joint(**named(f"{part}_", parts)) if part in told else None  # type: ignore[arg-type]
 
     logs = Logs(**named("logs_", ("n", "s1", "s2"))) if "logs" in told else None  # type: ignore[arg-type]
     bins = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,13 +17,13 @@ from expnb.cohorts.quality import check_arms, check_units, check_values, quality
 from expnb.cohorts.reduce import Reduced, reduce
 from expnb.cohorts.sources import Source, bind, files_of, is_partitioned
 from expnb.cohorts.totals import totals_cells
-from expnb.cohorts.units import Units, units_of
+from expnb.cohorts.units import Units, outside, units_of
 from expnb.cohorts.warehouse import Warehouse
 from expnb.errors import CohortError, EmptyCohortError, FullScanError, SourceError, SpecError
-from expnb.spec.experiment import Experiment
+from expnb.spec.experiment import TRIGGER_KEY, Experiment
 from expnb.stats.arrays import BoolArray
 from expnb.stats.cells import Cells
-from expnb.stats.checks import Check
+from expnb.stats.checks import Check, counts_of, outside_days
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -55,9 +55,9 @@ class Cohort:
         return self.cells.checks
 
     def count(self, variant: str) -> str:
-        """Units of an arm in words; a number under `min_cell` is not shown."""
-        n, least = self.cells.count(variant), self.experiment.min_cell
-        return f"{n:,}" if n >= least else f"fewer than {least}"
+        """Units of an arm in words; a number under `min_cell` is not shown, nor one that would give it away."""
+        counts = {name: self.cells.count(name) for name in self.experiment.variants}
+        return counts_of(counts, min_cell=self.experiment.min_cell)[variant]
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {self.count(name)}" for name in self.experiment.variants)
@@ -159,13 +159,17 @@ def load_cohorts(
     for group in groups.values():
         together = _together(group)
         bound = _bind(together, source)
+        parted = is_partitioned(bound)
+        if together.exposed_at and not parted:  # days are chosen afterwards
+            together = replace(together, start=None, end=None)
         units = units_of(together, bound, as_of=as_of)
         run = _runner(together, bound)
         units = _only(units, {experiment.name for experiment in group}, run)
         reduced = reduce(together, units, bound)
         check_units(together, units, reduced, run, exact=exact_units)
         for experiment in group:
-            cohorts[experiment.name] = _checked(experiment, _own_part(experiment, reduced, bound))
+            own = _own_part(experiment, reduced, bound)
+            cohorts[experiment.name] = _checked(experiment, replace(own, outside=0) if parted else own)
     return {experiment.name: cohorts[experiment.name] for experiment in experiments}
 
 
@@ -192,13 +196,14 @@ def _load(
     units = _units(experiment, source, events, as_of)
     run = _runner(experiment, source)
     if cache is None or events is not None or units.grouped or not source.files:
-        reduced = reduce(experiment, units, source)
+        reduced = replace(reduce(experiment, units, source), outside=outside(experiment, source))
         check_units(experiment, units, reduced, run, exact=exact_units)
     else:
         reduced = Cache(Path(cache), experiment, units.as_of, exact=exact_units).reduced(
             source,
             lambda path: _of_file(experiment, path, units.as_of),
             lambda whole: check_units(experiment, units, whole, run, exact=exact_units),
+            lambda: outside(experiment, source),
         )
     return _checked(experiment, reduced)
 
@@ -228,7 +233,24 @@ def _checked(experiment: Experiment, reduced: Reduced) -> Cohort:
     for metric in experiment.metrics:
         if metric.cap is not None and cells.metrics[metric.name].bins is not None:
             cells = cells.capped(metric.name, metric.cap)
-    return Cohort(experiment, replace(cells, checks=(*cells.checks, *quality(experiment, cells))), reduced.note)
+    found = [*cells.checks, *quality(experiment, cells), *_left_out(experiment, reduced)]
+    return Cohort(experiment, replace(cells, checks=tuple(found)), reduced.note)
+
+
+def _left_out(experiment: Experiment, reduced: Reduced) -> Iterator[Check]:
+    """What the agreed days left out."""
+    if experiment.start is None or experiment.end is None:
+        return
+    check = outside_days(
+        reduced.outside,
+        reduced.cells.units,
+        experiment.start,
+        experiment.end,
+        what="units" if experiment.shape == "unit" else "rows",
+        min_cell=experiment.min_cell,
+    )
+    if check is not None:
+        yield check
 
 
 def _bind(experiment: Experiment, source: object) -> Source:
@@ -265,7 +287,18 @@ def _own_events(experiment: Experiment) -> object:
 
 def _columns(experiment: Experiment) -> tuple[object, ...]:
     """What experiments have to share to share a scan."""
-    names = ("shape", "unit", "variant", "segments", "exposed_at", "experiment_column", "expect", "epochs", "timezone")
+    names = (
+        "shape",
+        "unit",
+        "variant",
+        "segments",
+        "trigger",
+        "exposed_at",
+        "experiment_column",
+        "expect",
+        "epochs",
+        "timezone",
+    )
     return tuple(getattr(experiment, name) for name in names)
 
 
@@ -278,7 +311,7 @@ def _only(units: Units, names: set[str], run: Callable[[ir.Table], pa.Table]) ->
 
 
 def _together(group: Sequence[Experiment]) -> Experiment:
-    """One experiment with the metrics of all; days are chosen afterwards."""
+    """One experiment with the metrics of all, from the first to the last day that any of them agreed on, where all did."""
     metrics = {metric.name: metric for metric in group[0].metrics}
     for experiment in group[1:]:
         for metric in experiment.metrics:
@@ -295,24 +328,28 @@ def _together(group: Sequence[Experiment]) -> Experiment:
                 raise SpecError(
                     f"metric {metric.name!r} means one thing in experiment {group[0].name!r} and another in {experiment.name!r}; in one scan a name has one meaning. Give one of them another name, or define it in the catalogue."
                 )
-    dated = bool(group[0].exposed_at)
+    starts, ends = ([getattr(one, name) for one in group] for name in ("start", "end"))
+    agreed = None not in starts
     return replace(
         group[0],
         name=f"{group[0].name} and {len(group) - 1} more" if len(group) > 1 else group[0].name,
         metrics=tuple(metrics.values()),
-        start=None if dated else group[0].start,
-        end=None if dated else group[0].end,
+        start=min(starts) if agreed else None,
+        end=max(ends) if agreed else None,
     )
 
 
 def _own_part(experiment: Experiment, reduced: Reduced, source: Source) -> Reduced:
     own: BoolArray = reduced.experiment == experiment.name
+    every = int(reduced.cells.n[own].sum())
     if experiment.exposed_at and experiment.start and experiment.end:
         first, last = np.datetime64(experiment.start, "D"), np.datetime64(experiment.end, "D")
-        own = own & (reduced.cells.day >= first) & (reduced.cells.day <= last)
+        day = reduced.cells.day
+        own = own & ((day >= first) & (day <= last) | np.isnat(day))  # units without a day are said, not lost
     if not own.any():
         raise EmptyCohortError(f"{source.name} for experiment {experiment.name!r}")
     names = [metric.name for metric in experiment.metrics]
     cells = reduced.cells.where(own, names)
-    odd: Mapping[str, int] = {name: n for name, n in reduced.odd.items() if name in names}
-    return Reduced(cells, reduced.experiment[own], None, reduced.crossed[own], odd)
+    odd: Mapping[str, int] = {name: n for name, n in reduced.odd.items() if name in {*names, TRIGGER_KEY}}
+    lost = every - cells.units if experiment.shape == "unit" else 0
+    return Reduced(cells, reduced.experiment[own], None, reduced.crossed[own], odd, outside=lost)

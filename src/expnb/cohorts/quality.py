@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from expnb.cohorts.reduce import Reduced, Sample
 from expnb.cohorts.statement import repeated_statement
-from expnb.cohorts.units import Units, before_exposure
+from expnb.cohorts.units import Units, before_exposure, blank_rows
 from expnb.errors import ArmsError, CohortError, MetricValuesError, NullArmError, UnitError
-from expnb.spec.experiment import Experiment
+from expnb.spec.experiment import TRIGGER_KEY, Experiment
 from expnb.spec.metric import NEVER_NEGATIVE, Metric
 from expnb.stats import checks
 from expnb.stats.arrays import BoolArray, IntArray
 from expnb.stats.cells import Cells, MetricCells
 from expnb.stats.checks import Check
-from expnb.stats.sample_ratio import Strata, sample_ratio, sample_ratio_by
+from expnb.stats.sample_ratio import SAMPLE_RATIO_BLOCK, Strata, sample_ratio, sample_ratio_by, sample_ratio_triggered
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -102,12 +103,17 @@ def _added(rows: pa.Table) -> dict[str, int]:
 
 
 def check_values(experiment: Experiment, reduced: Reduced) -> None:
-    """Refuse metrics without a usable value, and values that their kind cannot have.
+    """Refuse metrics without a usable value, values that their kind cannot have, and a trigger that is neither yes nor no.
 
     Raises
     ------
-    MetricValuesError
+    MetricValuesError, CohortError
     """
+    odd = reduced.odd.get(TRIGGER_KEY, 0)
+    if odd:
+        raise CohortError(
+            f"{odd:,} units have a value in the trigger column {experiment.trigger!r} that is neither 0 nor 1. Make it yes or no, or 0 and 1, where the data is made."
+        )
     for metric in experiment.metrics:
         cells = reduced.cells.metrics[metric.name]
         if not cells.n_ok.sum():
@@ -147,7 +153,7 @@ def _where(metric: Metric) -> str:
 
 def quality(experiment: Experiment, cells: Cells) -> tuple[Check, ...]:
     """Every check on the cells of an experiment, the sample ratio first."""
-    found: list[Check | None] = [sample_ratio(_strata(experiment, cells), min_cell=experiment.min_cell)]
+    found: list[Check | None] = [*_ratios(experiment, cells)]
     found += sample_ratio_by(_views(experiment, cells), min_cell=experiment.min_cell)
     found += _of_days(experiment, cells)
     for part in experiment.expect:
@@ -161,6 +167,17 @@ def quality(experiment: Experiment, cells: Cells) -> tuple[Check, ...]:
     for metric in experiment.metrics:
         found += _of_metric(experiment, cells, metric, groups)
     return tuple(check for check in found if check is not None)
+
+
+def _ratios(experiment: Experiment, cells: Cells) -> Iterator[Check]:
+    """The sample ratio of all units, and of triggered ones, whose effect is the main one; both share the error of one test."""
+    every, small = _strata(experiment, cells), experiment.min_cell
+    if not experiment.trigger:
+        yield sample_ratio(every, min_cell=small)
+        return
+    triggered = _strata(experiment, cells, cells.segments[TRIGGER_KEY] == "true")
+    yield sample_ratio(every, min_cell=small, blocks=SAMPLE_RATIO_BLOCK / 2)
+    yield from sample_ratio_triggered(triggered, every, min_cell=small)
 
 
 def _units(experiment: Experiment, cells: Cells) -> dict[str, int]:
@@ -231,22 +248,25 @@ def _groups(cells: Cells) -> dict[str, IntArray]:
 
 
 def _lost_digits(cells: Cells, column: MetricCells, groups: Mapping[str, IntArray], min_cell: int) -> dict[str, float]:
-    """Digits of the variance that sums around one shift have lost, in the group of each kind that lost most."""
+    """Digits of the variance that sums around the shifts of cells have lost, in the group of each kind that lost most."""
     lost = {}
     for segment, place in groups.items():
-        n = np.bincount(place, column.n_ok)
-        s1, s2 = np.bincount(place, column.s1), np.bincount(place, column.s2)
+        summed, size = np.bincount(place, column.s2), int(place.max()) + 1
+        together = replace(column, bins=None, logs=None, denominator=None, covariate=None).merged(place, size)
+        n, s1, s2 = together.n_ok, together.s1, together.s2
         low, high = np.full(n.size, np.inf), np.full(n.size, -np.inf)
         np.fmin.at(low, place, column.low)
         np.fmax.at(high, place, column.high)
-        judged = np.flatnonzero((n >= max(min_cell, 2)) & (low < high) & (s2 > 0))
+        judged = np.flatnonzero((n >= max(min_cell, 2)) & (low < high) & (summed > 0))
         if not judged.size:
             continue
-        left = np.maximum(s2 - s1**2 / np.maximum(n, 1), s2 * 10.0**-checks.DIGITS)[judged]
-        digits = np.log10(s2[judged] / left)
+        left = np.maximum(s2 - s1**2 / np.maximum(n, 1), summed * 10.0**-checks.DIGITS)[judged]
+        digits = np.log10(summed[judged] / left)
         worst = int(np.argmax(digits))
         cell = int(np.flatnonzero(place == judged[worst])[0])
-        where = f" in {segment} {cells.segments[segment][cell]}" if segment else ""
+        where = (
+            f" in {'trigger' if segment == TRIGGER_KEY else segment} {cells.segments[segment][cell]}" if segment else ""
+        )
         lost[f"{cells.variant[cell]}{where}"] = float(digits[worst])
     return lost
 
@@ -257,6 +277,11 @@ def _of_metric(
     if metric.at:
         early = int(cells.broken[before_exposure(metric)].sum())
         yield checks.outcome_before_exposure(metric.name, early, cells.units, min_cell=experiment.min_cell)
+    if experiment.shape == "rows":
+        blank = int(cells.broken[blank_rows(metric)].sum())
+        yield checks.blank_rows(
+            metric.name, blank, summed=metric.kind in {"count", "revenue"}, min_cell=experiment.min_cell
+        )
     column, units, small = cells.metrics[metric.name], _units(experiment, cells), experiment.min_cell
     late = int(column.n_immature.sum())
     # In totals a metric may count other units than the experiment.

@@ -13,15 +13,18 @@ from expnb.cohorts.engine import ask
 from expnb.cohorts.sources import Source
 from expnb.cohorts.statement import (
     MAX_CELLS,
+    Group,
+    Shift,
     Shifts,
     bins_statement,
     cells_statement,
+    groups_of,
     keys_of,
     sample_statement,
 )
-from expnb.cohorts.units import Measure, Units, broken_columns
+from expnb.cohorts.units import ODD_TRIGGER, TRIGGERED, Measure, Units, broken_columns
 from expnb.errors import CohortError, EmptyCohortError, MetricValuesError
-from expnb.spec.experiment import Experiment
+from expnb.spec.experiment import TRIGGER_KEY, Experiment
 from expnb.stats.arrays import BoolArray, FloatArray, IntArray, TextArray
 from expnb.stats.bins import Bins
 from expnb.stats.cells import Cells, Logs, MetricCells
@@ -37,6 +40,8 @@ MANY_VALUES = 100
 MISSING_SEGMENT = "(none)"
 # Beyond this many squared standard deviations sums around the shift have lost three of their sixteen digits.
 SHIFT_TOO_FAR = 1e3
+# So many groups of cells may lie far from the others, and have a shift of their own.
+MOST_SHIFTS = 100
 # Cells of fewer units do not move a shift by themselves.
 LEAST_TO_JUDGE = 20
 # Of a square, in a number of 16 digits.
@@ -62,11 +67,13 @@ class Reduced:
     crossed : ndarray of int, shape (cell,)
         Units seen in two arms, where rows were summed to units.
     odd : mapping of str to int
-        Values of a share that are neither 0 nor 1, by metric; at least 1 where there are any.
+        Values of a share that are neither 0 nor 1, by metric, and of the trigger, by its key; at least 1 where there are any.
     note : str
         How the cells were come by, where that is worth a sentence.
     nameless : int
         Rows without a unit, where rows were summed to units.
+    outside : int
+        Rows dated outside of the agreed days, where they were counted.
     """
 
     cells: Cells
@@ -76,6 +83,7 @@ class Reduced:
     odd: Mapping[str, int]
     note: str = ""
     nameless: int = 0
+    outside: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +125,14 @@ def reduce(experiment: Experiment, units: Units, source: Source) -> Reduced:
     rows = run(cells_statement(units, shifts, complete, masked))
     _check_size(experiment, rows, source)
     keys = _key_rows(units, rows)
-    columns = {one.metric.name: _complete_cells(rows, one, shifts) for one in complete}
-    columns |= {one.metric.name: _masked_cells(rows, one, shifts, number) for number, one in enumerate(masked)}
+    groups = list(zip(*(rows.column(name).to_pylist() for name in groups_of(units)), strict=True))
+    placed = {name: shift.at(groups) for name, shift in shifts.items()}
+    columns = {one.metric.name: _complete_cells(rows, one, placed) for one in complete}
+    columns |= {one.metric.name: _masked_cells(rows, one, placed, number) for number, one in enumerate(masked)}
     odd = _odd(rows, complete, masked)
     again = [one for one in complete if not _was_complete(columns[one.metric.name], one)]
     for _ in range(2):  # where a value was missing, whether the shift is near shows only in the second sums
-        better = _better_shifts(units.measures, columns, shifts)
+        better = _better_shifts(units.measures, columns, shifts, groups)
         again += [
             one for one in units.measures if one not in again and better.keys() & {one.value, one.other, one.covariate}
         ]
@@ -131,7 +141,8 @@ def reduce(experiment: Experiment, units: Units, source: Source) -> Reduced:
         shifts = {**shifts, **better}
         more = run(cells_statement(units, shifts, [], again))
         more = more.take(_order(_key_rows(units, more), keys))
-        columns |= {one.metric.name: _masked_cells(more, one, shifts, number) for number, one in enumerate(again)}
+        placed |= {name: shift.at(groups) for name, shift in better.items()}
+        columns |= {one.metric.name: _masked_cells(more, one, placed, number) for number, one in enumerate(again)}
         odd |= _odd(more, [], again)
         again = []
     places = {key: place for place, key in enumerate(keys)}
@@ -145,8 +156,10 @@ def reduce(experiment: Experiment, units: Units, source: Source) -> Reduced:
                 f"values reach {max(np.abs(low).max(), np.abs(high).max()):.3g}{', or those of its other column more' if pairs else ''}, and their squares are too large for a number. Change the unit, or set such values to empty where the data is made.",
             )
         if one.binned:
-            found = run(bins_statement(units, one, column.shift))
+            found = run(bins_statement(units, one, shifts[one.value]))
             columns[one.metric.name] = replace(column, bins=_bins(units, found, places))
+    if f"broken_{ODD_TRIGGER}" in rows.column_names:
+        odd[TRIGGER_KEY] = _count(rows, f"broken_{ODD_TRIGGER}")
     cells = _cells(experiment, units, rows, columns, source)
     return Reduced(
         cells=cells,
@@ -198,7 +211,7 @@ def _check_segments(experiment: Experiment, units: Units, run: Callable[[ir.Tabl
 # --- pilot and shifts -------------------------------------------------------------------------
 
 
-def _pilot(units: Units, run: Callable[[ir.Table], pa.Table]) -> tuple[dict[str, float], set[str]]:
+def _pilot(units: Units, run: Callable[[ir.Table], pa.Table]) -> tuple[dict[str, Shift], set[str]]:
     """A constant near each mean from the first units, by column, and the columns in which some of them have no usable value.
 
     Shares count from 0, which keeps them whole numbers. Summed rows have no cheap first units: they start from 0, and are done again where that is far off.
@@ -207,7 +220,7 @@ def _pilot(units: Units, run: Callable[[ir.Table], pa.Table]) -> tuple[dict[str,
     wanted = [name for one in units.measures for name in (one.value, one.other, one.covariate) if name]
     wanted = list(dict.fromkeys(wanted))
     if units.grouped:
-        return dict.fromkeys(wanted, 0.0), set(wanted)
+        return dict.fromkeys(wanted, Shift(0.0)), set(wanted)
     rows = run(units.table.select(wanted).limit(PILOT_ROWS))
     shifts, gaps = {}, set()
     for name in wanted:
@@ -215,7 +228,8 @@ def _pilot(units: Units, run: Callable[[ir.Table], pa.Table]) -> tuple[dict[str,
         finite = values[np.isfinite(values)]
         with np.errstate(over="ignore", invalid="ignore"):  # values whose squares are no numbers are refused later
             mean, spread = (float(finite.mean()), float(finite.std())) if finite.size else (0.0, 0.0)
-        shifts[name] = rounded(mean, spread) if name not in shares and math.isfinite(spread) else 0.0
+        near = rounded(mean, spread) if name not in shares and math.isfinite(spread) else 0.0
+        shifts[name] = Shift(near)
         if finite.size < values.size:
             gaps.add(name)
     return shifts, gaps
@@ -229,42 +243,97 @@ def rounded(mean: float, spread: float) -> float:
     return round(mean / step) * step
 
 
-def _better_shifts(measures: Sequence[Measure], columns: Mapping[str, MetricCells], shifts: Shifts) -> dict[str, float]:
+def _better_shifts(
+    measures: Sequence[Measure], columns: Mapping[str, MetricCells], shifts: Shifts, groups: Sequence[Group]
+) -> dict[str, Shift]:
     """By column: a shift that lies far from the mean of a cell, in standard deviations of that cell, is replaced."""
-    better: dict[str, float] = {}
+    better: dict[str, Shift] = {}
     shares = {one.value for one in measures if one.is_share}  # counted from 0, also where another metric reads them
     for one in measures:
         cells = columns[one.metric.name]
         n = cells.n_ok
-        found = {one.value: _better(shifts[one.value], cells.low < cells.high, n, cells.s1, cells.s2)}
+        sums = Sums(cells.shifts, cells.low < cells.high, n, cells.s1, cells.s2)
+        found = {one.value: _better(shifts[one.value], sums, groups)}
         for name, second in ((one.other, cells.denominator), (one.covariate, cells.covariate)):
             if second:
                 there = n - second.n_missing
-                found[name] = _better(shifts[name], there > 0, there, second.s1, second.s2)
+                found[name] = _better(shifts[name], Sums(second.shifts, there > 0, there, second.s1, second.s2), groups)
         better |= {name: shift for name, shift in found.items() if shift is not None and name not in shares}
     return better
 
 
-def _better(shift: float, varies: BoolArray, n: IntArray, s1: FloatArray, s2: FloatArray) -> float | None:
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Power sums of one column around the shift of each cell, all of shape (cell,)."""
+
+    shift: FloatArray
+    varies: BoolArray
+    n: IntArray
+    s1: FloatArray
+    s2: FloatArray
+
+    @property
+    def gap(self) -> FloatArray:
+        """Mean less shift."""
+        return self.s1 / np.maximum(self.n, 1)
+
+    def loss(self, by: float = 0.0) -> FloatArray:
+        """Squared distance of a shift from the mean, in variances; 0 where that is not judged."""
+        judged = self.varies & (self.n >= LEAST_TO_JUDGE)
+        variance = np.maximum(self.s2 / np.maximum(self.n, 1) - self.gap**2, ROUNDING * self.gap**2)
+        return np.divide((self.gap - by) ** 2, variance, out=np.zeros_like(self.gap), where=judged & (variance > 0))
+
+    def added(self, place: IntArray, size: int) -> Sums:
+        """Of groups of cells that have one shift each, by the position of each cell's group."""
+        n = np.bincount(place, self.n, size).astype(np.int64)
+        s1, s2 = (np.bincount(place, part, size).astype(np.float64) for part in (self.s1, self.s2))
+        shift, varies = np.zeros(size), np.zeros(size, dtype=np.bool_)
+        shift[place] = self.shift
+        np.logical_or.at(varies, place, self.varies)
+        several = np.bincount(place, self.n > 0, size) > 1
+        return Sums(shift, varies | several, n, s1, s2)
+
+
+def _better(shift: Shift, sums: Sums, groups: Sequence[Group]) -> Shift | None:
     """A shift nearer to the means of cells that have lost digits; None where none has, or where no other serves all better.
 
-    Small cells are judged together with the others: to a few units that happen to be alike any shift looks far away. A constant has no spread to lose.
+    Small cells are judged together with the others: to a few units that happen to be alike any shift looks far away. A constant has no spread to lose. Where no one shift serves all, groups of cells get their own.
     """
-    judged = np.append(varies & (n >= LEAST_TO_JUDGE), varies.any() or n.size > 1)
-    n, s1, s2 = (np.append(part, part.sum()) for part in (n, s1, s2))
-    gap = s1 / np.maximum(n, 1)
-    if not (np.isfinite(gap).all() and np.isfinite(s2).all()):
+    if not (np.isfinite(sums.s1).all() and np.isfinite(sums.s2).all()):
         return None
-    variance = np.maximum(s2 / np.maximum(n, 1) - gap**2, ROUNDING * gap**2)
+    usual = None if shift.own else _one_better(shift, sums)
+    if usual is not None and usual[1] <= SHIFT_TOO_FAR:
+        return usual[0]
+    places: dict[Group, int] = {}
+    place = np.array([places.setdefault(group, len(places)) for group in groups], dtype=np.int64)
+    together = sums.added(place, len(places))
+    loss = together.loss()
+    far = [int(group) for group in np.argsort(-loss, kind="stable")[:MOST_SHIFTS] if loss[group] > SHIFT_TOO_FAR]
+    if not far:
+        return usual[0] if usual else None
+    names = list(places)
+    own = {
+        names[group]: rounded(float(together.shift[group] + together.gap[group]), _spread(together, group))
+        for group in far
+    }
+    return Shift(shift.usual, {**shift.own, **own})
 
-    def loss(by: float) -> FloatArray:
-        return np.divide((gap - by) ** 2, variance, out=np.zeros_like(gap), where=judged & (variance > 0))
 
-    far = loss(0.0) > SHIFT_TOO_FAR
-    if not far.any():
+def _one_better(shift: Shift, sums: Sums) -> tuple[Shift, float] | None:
+    """One shift that serves all cells better, and how far the worst of them then is."""
+    whole = sums.added(np.zeros(sums.n.size, dtype=np.int64), 1)
+    parts = (sums.loss(), whole.loss())
+    if not (far := np.concatenate(parts) > SHIFT_TOO_FAR).any():
         return None
+    gap, n = (np.concatenate([getattr(sums, name), getattr(whole, name)]) for name in ("gap", "n"))
     by = float(np.average(gap[far], weights=n[far]))
-    return shift + by if loss(by).max() < loss(0.0).max() else None
+    after = max(float(sums.loss(by).max()), float(whole.loss(by).max()))
+    before = max(float(part.max()) for part in parts)
+    return (Shift(shift.usual + by), after) if after < before else None
+
+
+def _spread(sums: Sums, place: int) -> float:
+    return math.sqrt(max(0.0, float(sums.s2[place]) / max(1, int(sums.n[place])) - float(sums.gap[place]) ** 2))
 
 
 # --- rows to cells ----------------------------------------------------------------------------
@@ -278,12 +347,15 @@ def _cells(
         if "day" in rows.column_names
         else np.full(rows.num_rows, np.datetime64("NaT", "D"))
     )
+    segments = {
+        name: _texts(rows, f"segment_{number}", missing=MISSING_SEGMENT)
+        for number, name in enumerate(experiment.segments)
+    }
+    if experiment.trigger:
+        segments[TRIGGER_KEY] = np.array(["true" if yes else "false" for yes in rows.column(TRIGGERED).to_pylist()])
     return Cells(
         variant=_texts(rows, "arm"),
-        segments={
-            name: _texts(rows, f"segment_{number}", missing=MISSING_SEGMENT)
-            for number, name in enumerate(experiment.segments)
-        },
+        segments=segments,
         day=days,
         n=_integers(rows, "n"),
         metrics={one.metric.name: columns[one.metric.name] for one in units.measures},
@@ -294,7 +366,7 @@ def _cells(
     )
 
 
-def _complete_cells(rows: pa.Table, one: Measure, shifts: Shifts) -> MetricCells:
+def _complete_cells(rows: pa.Table, one: Measure, shifts: Mapping[str, FloatArray]) -> MetricCells:
     n, ok = _integers(rows, "n"), _integers(rows, f"ok_{one.value}")
     none = np.zeros_like(n)
 
@@ -340,7 +412,7 @@ def _outside(cells: MetricCells) -> bool:
     return bool(((low < 0) | (high > 1) | (cells.s1 != cells.s2)).any())
 
 
-def _masked_cells(rows: pa.Table, one: Measure, shifts: Shifts, number: int) -> MetricCells:
+def _masked_cells(rows: pa.Table, one: Measure, shifts: Mapping[str, FloatArray], number: int) -> MetricCells:
     own = f"m{number}"
     n, ok, shift = _integers(rows, "n"), _integers(rows, f"ok_{own}"), shifts[one.value]
 

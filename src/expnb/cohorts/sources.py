@@ -16,12 +16,21 @@ from expnb.errors import PathNotFoundError, SourceError, TooManyRowsError
 from expnb.spec.experiment import Cost
 
 if TYPE_CHECKING:
-    import ibis.expr.operations as ops
     import ibis.expr.types as ir
     import pyarrow as pa
 
 READERS = {".parquet": "read_parquet", ".pq": "read_parquet", ".csv": "read_csv", ".gz": "read_csv", ".tsv": "read_csv"}
 LARGE_ROWS = 50_000_000
+READS_PARTITIONS = """
+WITH RECURSIVE reads(oid) AS (
+    SELECT to_regclass(%s)::oid
+    UNION
+    SELECT d.refobjid FROM reads
+    JOIN pg_rewrite r ON r.ev_class = reads.oid
+    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+)
+SELECT bool_or(relkind = 'p') FROM reads JOIN pg_class USING (oid)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +118,32 @@ def estimate(source: Source) -> int | None:
 
 
 def is_partitioned(source: Source) -> bool:
-    """Whether a source is a table in partitions, which is not to be read without naming days."""
+    """Whether a source is a table in partitions, or a query that reads one, which is not to be read without naming days."""
     if source.files or source.engine.name not in {"postgres", "pyspark"}:
         return False
-    import ibis.expr.operations as ops  # noqa: PLC0415 - 0.8 s, only when rows are needed
-
-    tables: list[ops.DatabaseTable] = list(source.table.op().find(ops.DatabaseTable))
+    tables = _tables_of(source)
     has_partitions = _postgres_partitions if source.engine.name == "postgres" else _spark_partitions
     return run(source.engine, lambda: any(has_partitions(source.engine, table) for table in tables), what=source.name)
+
+
+def _tables_of(source: Source) -> list[str]:
+    """Names of the tables that a source reads, as they stand in SQL: its own, and those in the text of queries."""
+    import ibis.expr.operations as ops  # noqa: PLC0415 - 0.8 s, only when rows are needed
+    import sqlglot  # noqa: PLC0415 - 0.2 s, only when SQL is read
+    import sqlglot.expressions as sge  # noqa: PLC0415
+
+    dialect, op = source.engine.dialect, source.table.op()
+    found = []
+    for known in op.find(ops.DatabaseTable):
+        place = known.namespace
+        parts = (place.catalog if source.engine.name == "pyspark" else None, place.database, known.name)
+        found.append([sge.to_identifier(part, quoted=True) for part in parts if part])
+    for text in op.find((ops.SQLQueryResult, ops.SQLStringView)):
+        tree = sqlglot.parse_one(text.query, dialect=dialect)
+        own = {part.alias for part in tree.find_all(sge.CTE)}
+        tables = [one for one in tree.find_all(sge.Table) if one.db or one.name not in own]
+        found += [one.parts for one in tables if isinstance(one.this, sge.Identifier)]
+    return list(dict.fromkeys(".".join(part.sql(dialect=dialect) for part in parts) for parts in found))
 
 
 @cache
@@ -170,17 +197,17 @@ def _planned_rows(source: Source) -> int:
     return int(plan[0]["Plan"]["Plan Rows"])
 
 
-def _postgres_partitions(engine: Any, table: ops.DatabaseTable) -> bool:  # noqa: ANN401 - an Ibis backend
-    name = ".".join('"' + part.replace('"', '""') + '"' for part in (table.namespace.database, table.name) if part)
-    kind = engine.con.execute("SELECT relkind FROM pg_class WHERE oid = to_regclass(%s)", (name,)).fetchone()
-    return bool(kind) and kind[0] in {"p", b"p"}
+def _postgres_partitions(engine: Any, table: str) -> bool:  # noqa: ANN401 - an Ibis backend
+    """Whether a table, or one that a view reads, is in partitions."""
+    return bool(engine.con.execute(READS_PARTITIONS, (table,)).fetchone()[0])
 
 
-def _spark_partitions(engine: Any, table: ops.DatabaseTable) -> bool:  # noqa: ANN401 - an Ibis backend
-    where = (table.namespace.catalog, table.namespace.database, table.name)
-    name = ".".join("`" + part.replace("`", "``") + "`" for part in where if part)
+def _spark_partitions(engine: Any, table: str) -> bool:  # noqa: ANN401 - an Ibis backend
     catalog = engine._session.catalog  # noqa: SLF001 - Ibis has no other way to it
-    return any(column.isPartition for column in catalog.listColumns(name))
+    try:
+        return any(column.isPartition for column in catalog.listColumns(table))
+    except Exception:  # noqa: BLE001 - a file named in a query is no table of the catalogue
+        return False
 
 
 def files_of(path: str | Path) -> tuple[str, ...]:

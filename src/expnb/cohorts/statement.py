@@ -6,9 +6,15 @@ Values are first taken as complete: sums without a mask cost half as much. Wheth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import and_
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from expnb.cohorts.units import Measure, Units, as_number, comparable, usable
+from expnb.stats.arrays import FloatArray
 from expnb.stats.bins import LOG_BASE, OFFSET
 
 if TYPE_CHECKING:
@@ -18,14 +24,45 @@ if TYPE_CHECKING:
 MAX_CELLS = 1_000_000
 # One unit in so many is looked at, to find units that occur twice; a prime, so that ids in steps are met too.
 SAMPLE_ONE_IN = 257
-Shifts = Mapping[str, float]  # by column of the unit table
+Group = tuple[object, ...]  # values of the keys of a cell but its day
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """A constant near the values of a column, which is subtracted before they are summed.
+
+    Parameters
+    ----------
+    usual : float
+    own : mapping of tuple to float
+        Of groups of cells that lie far from the others, by the values of their keys.
+    """
+
+    usual: float
+    own: Mapping[Group, float] = field(default_factory=dict)
+
+    def at(self, groups: Sequence[Group]) -> FloatArray:
+        """The shift of each cell, from its group."""
+        if not self.own:
+            return np.full(len(groups), self.usual)
+        return np.array([self.own.get(group, self.usual) for group in groups], dtype=np.float64)
+
+
+Shifts = Mapping[str, Shift]  # by column of the unit table
+NONE = Shift(0.0)
 
 
 def keys_of(units: Units) -> list[str]:
     """Columns that name a cell."""
     known = units.table.columns
     segments = [name for name in known if name.startswith("segment_")]
-    return [*(name for name in ("experiment", "arm") if name in known), *segments, *(["day"] if "day" in known else [])]
+    first = [name for name in ("experiment", "arm") if name in known]
+    return [*first, *segments, *(name for name in ("triggered", "day") if name in known)]
+
+
+def groups_of(units: Units) -> list[str]:
+    """Columns that name a group of cells: all that name a cell but the day."""
+    return [name for name in keys_of(units) if name != "day"]
 
 
 def cells_statement(units: Units, shifts: Shifts, complete: Sequence[Measure], masked: Sequence[Measure]) -> ir.Table:
@@ -33,7 +70,7 @@ def cells_statement(units: Units, shifts: Shifts, complete: Sequence[Measure], m
 
     Parameters
     ----------
-    shifts : mapping of str to float
+    shifts : mapping of str to Shift
         By column; 0 where none is given.
     complete : sequence of Measure
         Whose values are taken to be there and finite; sums carry the names of columns, and are shared between metrics.
@@ -45,13 +82,13 @@ def cells_statement(units: Units, shifts: Shifts, complete: Sequence[Measure], m
     flags = [
         name
         for name in table.columns
-        if name.startswith(("expect_", "early_", "odd_")) or name in {"crossed", "nameless"}
+        if name.startswith(("expect_", "early_", "odd_", "blank_")) or name in {"crossed", "nameless"}
     ]
     prepared = {name: table[name] for name in [*keys, *flags]}
     for measure in complete:
-        prepared |= _gaps(table, measure, shifts)
+        prepared |= _gaps(units, measure, shifts)
     for number, measure in enumerate(masked):
-        prepared |= _masked_gaps(table, measure, shifts, number)
+        prepared |= _masked_gaps(units, measure, shifts, number)
     flat = table.select(**prepared)
     sums: dict[str, ir.Value] = {"n": flat.count()}
     sums |= {f"broken_{name}": flat[name].sum() for name in flags}
@@ -62,7 +99,7 @@ def cells_statement(units: Units, shifts: Shifts, complete: Sequence[Measure], m
     return flat.group_by(keys).aggregate(**sums).limit(MAX_CELLS + 1)
 
 
-def bins_statement(units: Units, measure: Measure, shift: float) -> ir.Table:
+def bins_statement(units: Units, measure: Measure, shift: Shift) -> ir.Table:
     """Units and sums of one metric per cell and logarithmic bin."""
     import ibis  # noqa: PLC0415 - 0.8 s, only when rows are needed
 
@@ -71,7 +108,9 @@ def bins_statement(units: Units, measure: Measure, shift: float) -> ir.Table:
     size = (value.abs().nullif(0.0).ln() / LOG_BASE).floor().cast("int64") + OFFSET
     size = size.clip(lower=1)  # smaller values than any bin's
     number = ibis.cases((value > 0, size), (value < 0, -size), else_=0)
-    flat = units.table.select(**{name: units.table[name] for name in keys}, bin=number, gap=value - _number(shift))
+    flat = units.table.select(
+        **{name: units.table[name] for name in keys}, bin=number, gap=value - _constant(units, shift)
+    )
     flat = flat.filter(flat.gap.notnull())
     sums = {"n": flat.count(), "s1": flat.gap.sum(), "s2": (flat.gap * flat.gap).sum()}
     return flat.group_by([*keys, "bin"]).aggregate(**sums)
@@ -108,11 +147,12 @@ def repeated_statement(units: Units) -> ir.Table:
 # --- values taken as complete -----------------------------------------------------------------
 
 
-def _gaps(table: ir.Table, measure: Measure, shifts: Shifts) -> dict[str, ir.Value]:
+def _gaps(units: Units, measure: Measure, shifts: Shifts) -> dict[str, ir.Value]:
+    table = units.table
     columns: dict[str, ir.Value] = {f"raw_{measure.value}": comparable(table[measure.value])}
     for name in (measure.value, measure.other, measure.covariate):
         if name:
-            columns[f"gap_{name}"] = as_number(table[name]) - _number(shifts.get(name, 0.0))
+            columns[f"gap_{name}"] = as_number(table[name]) - _constant(units, shifts.get(name, NONE))
     if measure.logs:
         value = as_number(table[measure.value])
         columns[f"log_{measure.value}"] = _log(value)
@@ -148,11 +188,12 @@ def _usable(table: ir.Table, measure: Measure) -> ir.Column:
     return value
 
 
-def _masked_gaps(table: ir.Table, measure: Measure, shifts: Shifts, number: int) -> dict[str, ir.Value]:
+def _masked_gaps(units: Units, measure: Measure, shifts: Shifts, number: int) -> dict[str, ir.Value]:
     """Columns that the sums read: gaps from the shifts, and the raw value where its kind of missing matters."""
+    table = units.table
     value = _usable(table, measure)
     columns: dict[str, ir.Value] = {
-        "gap": value - _number(shifts.get(measure.value, 0.0)),
+        "gap": value - _constant(units, shifts.get(measure.value, NONE)),
         "raw": as_number(table[measure.value]),
     }
     if measure.immature:
@@ -161,7 +202,7 @@ def _masked_gaps(table: ir.Table, measure: Measure, shifts: Shifts, number: int)
         columns["log"] = _log(value)
     for part, name in (("other", measure.other), ("covariate", measure.covariate)):
         if name:
-            columns[part] = usable(table[name]) - _number(shifts.get(name, 0.0))
+            columns[part] = usable(table[name]) - _constant(units, shifts.get(name, NONE))
     return {f"{name}_m{number}": column for name, column in columns.items()}
 
 
@@ -216,6 +257,28 @@ def _unless(condition: ir.BooleanValue, value: ir.Column) -> ir.Column:
     import ibis  # noqa: PLC0415 - 0.8 s, only when rows are needed
 
     return ibis.cases((condition, ibis.null("float64")), else_=value)
+
+
+def _constant(units: Units, shift: Shift) -> ir.Value:
+    """The shift of a row, which is that of its group."""
+    import ibis  # noqa: PLC0415 - 0.8 s, only when rows are needed
+
+    if not shift.own:
+        return _number(shift.usual)
+    names = groups_of(units)
+    return ibis.cases(
+        *((_is(units.table, names, group), _number(value)) for group, value in shift.own.items()),
+        else_=_number(shift.usual),
+    )
+
+
+def _is(table: ir.Table, names: Sequence[str], group: Group) -> ir.BooleanValue:
+    """Whether a row belongs to a group."""
+    parts = [
+        table[name].isnull() if value is None else table[name] == value
+        for name, value in zip(names, group, strict=True)
+    ]
+    return reduce(and_, parts)
 
 
 def _number(value: float) -> ir.Scalar:

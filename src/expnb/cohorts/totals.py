@@ -65,6 +65,10 @@ def _check_experiment(experiment: Experiment, totals: Totals) -> None:
         raise CohortError(
             f"expectation {experiment.expect[0].name!r} looks at single units, and a table of totals has none. Remove [[expect]], or load the units."
         )
+    if experiment.trigger:
+        raise CohortError(
+            f"trigger = {experiment.trigger!r} says of single units whether they met the change, and a table of totals has none. Remove it, or load the units."
+        )
     if totals.cumulative and not experiment.exposed_at:
         raise CohortError("cumulative totals need a time, to tell which row is the last. Name its column: exposed_at.")
     if totals.cumulative and experiment.epochs:

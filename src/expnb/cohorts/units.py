@@ -24,13 +24,15 @@ from expnb.cohorts.times import (
     start_of,
 )
 from expnb.errors import CohortError, ColumnNotFoundError, MetricValuesError, UnitError
-from expnb.spec.experiment import ROW_UNIT, Events, Experiment
+from expnb.spec.experiment import ROW_UNIT, TRIGGER_KEY, Events, Experiment
 from expnb.spec.metric import Metric
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
 
 PRE_PERIOD = "pre_period"
+TRIGGERED = "triggered"  # our name of the key that says whether a unit was
+ODD_TRIGGER = "odd_trigger"  # and of the flag of those whose answer is neither yes nor no
 # Row-level means of these kinds become ratios of unit totals when a unit has many rows.
 ROW_MEANS = frozenset({"conversion", "mean", "duration"})
 # Of these kinds a unit's value in events is the mean of its own, and a unit without events has none.
@@ -77,7 +79,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """One row per unit, columns under our own names: `arm`, `unit`, `segment_0` …, `day`, `v0` …, `late_0` …, `expect_0` …, `early_0` …, `crossed`, `nameless`, `odd_0` ….
+    """One row per unit, columns under our own names: `arm`, `unit`, `segment_0` …, `day`, `triggered`, `v0` …, `late_0` …, `expect_0` …, `early_0` …, `crossed`, `nameless`, `odd_0` …, `blank_0` ….
 
     Parameters
     ----------
@@ -158,7 +160,7 @@ def _from_units(experiment: Experiment, table: ir.Table, source: Source, as_of: 
                 f"late_{number}" if late is not None else "",
             )
         )
-    columns |= _expectations(experiment, table)
+    columns |= _flags(experiment, table)
     columns |= {
         early: is_before(table[at], table[experiment.exposed_at], experiment.timezone, source).fill_null(False)
         for early, at in _outcomes(experiment).items()
@@ -172,7 +174,7 @@ def _from_units(experiment: Experiment, table: ir.Table, source: Source, as_of: 
 def _from_rows(experiment: Experiment, table: ir.Table, source: Source, as_of: datetime | None) -> Units:
     """Rows summed to the unit that was randomised: their errors are those of units, not of rows."""
     as_of = _complete_until(experiment, table, source, as_of)
-    keys, flags = _keys(experiment, table, source), _expectations(experiment, table)
+    keys, flags = _keys(experiment, table, source), _flags(experiment, table)
     rows: dict[str, ir.Value] = {"unit": table[experiment.unit], **keys, **flags}
     if experiment.exposed_at:
         rows["exposed"] = table[experiment.exposed_at]
@@ -196,6 +198,7 @@ def _from_rows(experiment: Experiment, table: ir.Table, source: Source, as_of: d
             )
         if metric.covariate:
             sums[f"covariate_{number}"] = flat[f"covariate_{number}"].mean()
+        sums[f"blank_{number}"] = flat[f"blank_{number}"].sum().fill_null(0)
         if metric.is_share:
             sums[f"odd_{number}"] = flat[f"odd_{number}"].sum().fill_null(0)
         late = _late(metric.window_days, as_of)
@@ -220,7 +223,9 @@ def _row_values(table: ir.Table, metric: Metric, number: int) -> dict[str, ir.Va
         )
     rows: dict[str, ir.Value] = {}
     first = metric.numerator if metric.kind == "ratio" else _own(metric, number)
-    value = usable(_column(table, first, metric.name))
+    column = _column(table, first, metric.name)
+    # Of a mean what is no number is left out with its row; of a sum it stays, and makes that of the unit so: counted by its cause.
+    value = usable(column) if metric.is_share or metric.kind in {*ROW_MEANS, "ratio"} else as_number(column)
     if metric.is_share:
         rows[f"odd_{number}"] = (value != 0) & (value != 1)
     if metric.kind == "ratio":
@@ -228,6 +233,7 @@ def _row_values(table: ir.Table, metric: Metric, number: int) -> dict[str, ir.Va
         value, second = _where(second.notnull(), value), _where(value.notnull(), second)
         rows[f"other_{number}"] = second
     rows[f"value_{number}"] = value
+    rows[f"blank_{number}"] = value.isnull()
     if metric.covariate:
         rows[f"covariate_{number}"] = usable(_column(table, metric.covariate, metric.name))
     return rows
@@ -340,7 +346,7 @@ def _until_last_window(experiment: Experiment, spec: Events, log: ir.Table) -> i
 def _first_exposures(experiment: Experiment, spec: Events, table: ir.Table, source: Source, log: ir.Table) -> ir.Table:
     """One row per unit: its arm, its segments, and when it was first exposed; units that were not are left out."""
     keys = {name: value for name, value in _keys(experiment, table, source).items() if name != "day"}
-    flags = _expectations(experiment, table)
+    flags = _flags(experiment, table)
     covariates = {
         f"covariate_{number}": usable(_column(table, metric.covariate, metric.name))
         for number, metric in enumerate(experiment.metrics)
@@ -464,7 +470,7 @@ def _nonzero(count: ir.Value) -> ir.Value:
 
 def _of_unit(flat: ir.Table, keys: Sequence[str], flags: Sequence[str]) -> dict[str, ir.Value]:
     """What is known of a unit from its rows, and what is wrong with them."""
-    sums: dict[str, ir.Value] = {name: flat[name].min() for name in keys}
+    sums: dict[str, ir.Value] = {name: flat[name].any() if name == TRIGGERED else flat[name].min() for name in keys}
     sums |= {name: flat[name].any() for name in flags}
     return sums | {
         "crossed": (flat.arm.min() != flat.arm.max()) & ~flat.unit.isnull().any(),
@@ -504,17 +510,35 @@ def _keys(experiment: Experiment, table: ir.Table, source: Source) -> dict[str, 
         keys["experiment"] = table[experiment.experiment_column].cast("string")
     for number, name in enumerate(experiment.segments):
         keys[f"segment_{number}"] = table[name].cast("string")
+    if experiment.trigger:
+        keys[TRIGGERED] = _answer(table[experiment.trigger], 1)
     if experiment.exposed_at:
         keys["day"] = day_of(table[experiment.exposed_at], experiment.timezone, source)
     return keys
 
 
-def _expectations(experiment: Experiment, table: ir.Table) -> dict[str, ir.Value]:
-    """Whether a unit breaks each expectation; an unknown answer breaks it too."""
-    return {
+def _answer(column: ir.Column, wanted: int) -> ir.BooleanValue:
+    """Whether a column says yes (1) or no (0); an empty answer is neither."""
+    if column.type().is_boolean():
+        return (column if wanted else ~column).fill_null(False)
+    return (usable(column) == wanted).fill_null(False)
+
+
+def _flags(experiment: Experiment, table: ir.Table) -> dict[str, ir.Value]:
+    """What may be wrong with a row: it breaks an expectation, also by an unknown answer, or says neither yes nor no of the trigger."""
+    flags: dict[str, ir.Value] = {
         f"expect_{number}": ~table[f"expnb_expect_{number}"].cast("boolean").fill_null(False)
         for number, _ in enumerate(experiment.expect)
     }
+    if experiment.trigger and not table[experiment.trigger].type().is_boolean():
+        value = table[experiment.trigger]
+        flags[ODD_TRIGGER] = ~_answer(value, 0) & ~_answer(value, 1) & usable(value).notnull()
+    return flags
+
+
+def segments_of(experiment: Experiment) -> list[str]:
+    """Names in `Cells.segments`, each to a key of the unit table: the segment columns, then whether a unit was triggered."""
+    return [*experiment.segments, *([TRIGGER_KEY] if experiment.trigger else [])]
 
 
 def _outcomes(experiment: Experiment) -> dict[str, str]:
@@ -526,12 +550,22 @@ def broken_columns(experiment: Experiment) -> dict[str, str]:
     """What may be wrong with a unit, by its name in `Cells.broken`, to its column of the unit table."""
     expected = {part.name: f"expect_{number}" for number, part in enumerate(experiment.expect)}
     early = zip((metric for metric in experiment.metrics if metric.at), _outcomes(experiment), strict=True)
-    return expected | {before_exposure(metric): column for metric, column in early}
+    blank = {blank_rows(metric): f"blank_{number}" for number, metric in enumerate(experiment.metrics)}
+    return (
+        expected
+        | {before_exposure(metric): column for metric, column in early}
+        | (blank if experiment.shape == "rows" else {})
+    )
 
 
 def before_exposure(metric: Metric) -> str:
     """Name in `Cells.broken` of the units whose outcome lies before their exposure."""
     return f"before:{metric.name}"
+
+
+def blank_rows(metric: Metric) -> str:
+    """Name in `Cells.broken` of the rows without a value, where rows are summed to units."""
+    return f"blank:{metric.name}"
 
 
 def _check_days(experiment: Experiment, source: Source, table: ir.Table) -> None:
@@ -564,6 +598,24 @@ def _in_window(experiment: Experiment, table: ir.Table) -> ir.Table:
     return table.filter((first & last) | seen.isnull())  # units without a date are counted and said, not lost
 
 
+def outside(experiment: Experiment, source: Source) -> int:
+    """How many rows are dated outside of the agreed days; 0 where nobody counts them.
+
+    Counted in DuckDB alone, where it takes one column: a warehouse would read the table a second time.
+    """
+    dated = experiment.exposed_at and experiment.start is not None and experiment.end is not None
+    if not dated or experiment.shape not in {"unit", "rows"} or source.engine.name != "duckdb":
+        return 0
+    table = source.table
+    if experiment.experiment_column:
+        table = table.filter(table[experiment.experiment_column].cast("string") == experiment.name)
+    counts = (one.count() for one in (table, _in_window(experiment, table)))
+    every, inside = (
+        int(ask(source.engine, count, cost=experiment.cost, what=experiment.name).as_py()) for count in counts
+    )
+    return every - inside
+
+
 def _complete_until(experiment: Experiment, table: ir.Table, source: Source, as_of: datetime | None) -> datetime | None:
     """Up to when the data are complete: as given, else the last exposure in them."""
     windows = [metric.name for metric in experiment.metrics if metric.window_days is not None]
@@ -594,7 +646,7 @@ def check_columns(experiment: Experiment, table: ir.Table) -> None:
             f"columns {twins} differ only in upper and lower case; engines take one for the other. Rename one of them."
         )
     wanted: Sequence[str] = [experiment.variant, *experiment.segments]
-    wanted = [*wanted, *filter(None, (experiment.exposed_at, experiment.experiment_column))]
+    wanted = [*wanted, *filter(None, (experiment.exposed_at, experiment.experiment_column, experiment.trigger))]
     wanted = [*wanted, *(metric.at for metric in experiment.metrics if metric.at)]
     wanted = [*wanted, experiment.unit] if experiment.unit != ROW_UNIT else wanted
     for name in wanted:
@@ -604,6 +656,10 @@ def check_columns(experiment: Experiment, table: ir.Table) -> None:
         raise UnitError(
             f"unit column {experiment.unit!r} holds decimal numbers ({schema[experiment.unit]}); an id is text or a whole number, because 7 and 7.0 would hash to different variants. "
             "Cast it to integer or text where the data is made."
+        )
+    if experiment.trigger and not (schema[experiment.trigger].is_boolean() or schema[experiment.trigger].is_numeric()):
+        raise CohortError(
+            f"trigger column {experiment.trigger!r} holds {schema[experiment.trigger]}, not yes or no. Make it a boolean, or 0 and 1, where the data is made."
         )
     for name in filter(None, (experiment.exposed_at, *(metric.at for metric in experiment.metrics))):
         check_time(name, table)

@@ -31,6 +31,19 @@ def draws(container: Container, name: str) -> FloatArray:
     return np.asarray(container.posterior[name], dtype=np.float64)
 
 
+def names(container: Container) -> tuple[str, ...]:
+    """Variables that have draws."""
+    posterior: Any = container.posterior
+    return tuple(str(name) for name in posterior.data_vars)
+
+
+def size(container: Container) -> int:
+    """Draws that are there, over all chains: while a run goes on, chains differ in length and are filled up with NaN."""
+    posterior: Any = container.posterior
+    values = np.asarray(posterior[next(iter(posterior.data_vars))], dtype=np.float64)
+    return int(np.isfinite(values.reshape(*values.shape[:2], -1)).all(axis=2).sum())
+
+
 def divergences(container: Container) -> int:
     """Transitions that went wrong after tuning."""
     return int(np.asarray(container.sample_stats["diverging"]).sum())

@@ -10,7 +10,8 @@ from typing import Literal
 from expnb.errors import NameNotFoundError, PosteriorError, SourceError
 from expnb.models.agreement import Gap, agreement
 from expnb.models.arviz_bridge import versions
-from expnb.models.run import Trace, check_kind, prior_of, sample_pairs
+from expnb.models.question import Question, arms_question, check_kind
+from expnb.models.run import Trace, answer
 from expnb.models.sampling import Sampling
 from expnb.models.summary import best_shares, quantity, share_ess
 from expnb.posterior.arms import FloatArray
@@ -21,12 +22,11 @@ from expnb.posterior.fit import (
     Quantities,
     assemble,
     comparisons,
-    exact_effects,
     fit_exact,
-    posterior_of,
     without_posterior,
 )
 from expnb.posterior.posterior import Posterior
+from expnb.posterior.table import Table
 from expnb.spec.experiment import Experiment
 from expnb.spec.metric import Metric
 from expnb.spec.prior import Prior
@@ -57,7 +57,7 @@ def fit(
         compiles each shape once per process, which takes 10 to 60 s, is checked against the first, and says so in
         `Posterior.checks`.
     prior : Prior, optional
-        The experiment's own when left out.
+        On every metric; each metric's own, or the experiment's, when left out.
     seed : int
         Of the draws; the exact engine draws nothing and records it.
     sampling : Sampling, optional
@@ -66,7 +66,7 @@ def fit(
     Returns
     -------
     Posterior
-        Effects of all units first, then by segment.
+        Effects of all units first, then by segment. Of the pymc engine the main rows are sampled; the rows that explain them are the exact engine's, as their `engine` says.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def fit(
     PosteriorError
         If `sampling` is given to the exact engine.
     EngineError
-        If the pymc engine has no model for a metric, or its diagnostics are too bad to state a probability.
+        If the pymc engine has no model for a metric (quantiles and ratios), cannot compile it, or its diagnostics are too bad to state a probability.
 
     Warns
     -----
@@ -98,19 +98,21 @@ def fit(
     return _fit_pymc(
         experiment,
         data if isinstance(data, Cells) else data.cells,
-        _Run(prior or experiment.prior, experiment.control, seed, sampling or Sampling()),
+        _Run(prior, experiment.control, seed, sampling or Sampling()),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    prior: Prior
+    """What all metrics of one fit have in common."""
+
+    prior: Prior | None
     control: str
     seed: int
     sampling: Sampling
 
-    def trace(self, pairs: Sequence[Comparison]) -> Trace:
-        return sample_pairs(pairs, self.prior, control=self.control, seed=self.seed, sampling=self.sampling)
+    def trace(self, asked: Question) -> Trace:
+        return answer(asked, seed=self.seed, sampling=self.sampling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,53 +126,83 @@ class _Sampled:
 def _fit_pymc(experiment: Experiment, cells: Cells, run: _Run) -> Posterior:
     for metric in experiment.metrics:
         check_kind(metric)
-    effects: list[Effect] = []
+    exact = fit_exact(experiment, cells, prior=run.prior, seed=run.seed)
+    sampled: dict[tuple[str, str, str], Effect] = {}
     checks: list[Check] = []
     for metric in experiment.metrics:
-        sampled = list(_effects(experiment, cells, metric, run))
-        effects += [one.effect for one in sampled]
-        checks += _agreement(metric, [gap for one in sampled for gap in one.gaps])
-    posterior = posterior_of(
-        experiment, cells, effects, engine="pymc", prior=run.prior, seed=run.seed, versions=versions()
+        found = list(_effects(experiment, cells, metric, run, exact))
+        sampled |= {(one.effect.metric, one.effect.variant, one.effect.segment): one.effect for one in found}
+        checks += _agreement(metric, [gap for one in found for gap in one.gaps])
+    return replace(
+        exact,
+        effects=tuple(
+            sampled[effect.metric, effect.variant, effect.segment] if effect.estimate == "main" else effect
+            for effect in exact.effects
+        ),
+        engine="pymc",
+        checks=(*exact.checks, *checks),
+        versions={**exact.versions, **versions()},
     )
-    return replace(posterior, checks=(*posterior.checks, *checks))
 
 
-def _effects(experiment: Experiment, cells: Cells, metric: Metric, run: _Run) -> Iterator[_Sampled]:
-    """Sampled effects on one metric, in the order of `comparisons`."""
+def _effects(experiment: Experiment, cells: Cells, metric: Metric, run: _Run, exact: Posterior) -> Iterator[_Sampled]:
+    """Sampled main effects on one metric."""
     pairs = list(comparisons(experiment, cells, metric))
-    exact = exact_effects(experiment, cells, metric, run.prior)
+    prior = run.prior or experiment.prior_on(metric.name)
     for segment in dict.fromkeys(pair.segment for pair in pairs):
-        group = [(pair, effect) for pair, effect in zip(pairs, exact, strict=True) if pair.segment == segment]
-        yield from _segment(group, run)
+        group = [pair for pair in pairs if pair.segment == segment]
+        effects = [exact.effect(metric.name, pair.variant, segment) for pair in group]
+        yield from _segment(group, effects, prior, run)
 
 
-def _segment(group: Sequence[tuple[Comparison, Effect]], run: _Run) -> Iterator[_Sampled]:
+def _segment(group: Sequence[Comparison], exact: Sequence[Effect], prior: Prior, run: _Run) -> Iterator[_Sampled]:
     """Effects of all treatments in one segment: each from its own two arms, P(best) from all arms together."""
-    traces = [None if pair.missing else run.trace([pair]) for pair, _ in group]
-    complete = all(trace is not None for trace in traces)
-    joint = traces[0] if len(group) == 1 else run.trace([pair for pair, _ in group]) if complete else None
-    for column, ((pair, exact), trace) in enumerate(zip(group, traces, strict=True), 1):
-        yield (
-            _Sampled(without_posterior(pair, run.prior, "pymc"))
-            if trace is None
-            else _sampled(pair, exact, trace, joint, column, run.prior)
-        )
+    table = Table(group)
+    known = table.known.tolist()
+    asked = [arms_question(table, [row], run.control, prior) if known[row] else None for row in range(len(group))]
+    traces = [None if one is None else run.trace(one) for one in asked]
+    joint, level = traces[0], "" if asked[0] is None else asked[0].level
+    if len(group) > 1:
+        joint = run.trace(arms_question(table, list(range(len(group))), run.control, prior)) if all(known) else None
+    for row, (pair, question, trace) in enumerate(zip(group, asked, traces, strict=True)):
+        if question is None or trace is None:
+            yield _Sampled(without_posterior(pair, prior, "pymc"))
+            continue
+        best = None if joint is None else best_shares(joint.draws(level), largest=pair.sign > 0)[..., row + 1]
+        yield _sampled(table, row, question, trace, best, exact[row], alone=joint is trace)
 
 
-def _sampled(pair: Comparison, exact: Effect, trace: Trace, joint: Trace | None, column: int, prior: Prior) -> _Sampled:
+def _sampled(
+    table: Table, row: int, asked: Question, trace: Trace, best: FloatArray | None, exact: Effect, *, alone: bool
+) -> _Sampled:
     """One effect from its draws; harm without a prior is the exact engine's, because harm is judged without sampling."""
+    pair, sign = table.pairs[row], table.pairs[row].sign
+    none, up, down, harm = table.cuts[row].tolist()
+    cuts = (none, up, down, harm)
     difference = trace.draws("effect_abs")[..., 0]
-    absolute = quantity(difference, pair.cuts)
-    relative = None if pair.not_relative else quantity(trace.draws("effect_rel")[..., 0], pair.cuts)
-    best = None if joint is None else best_shares(joint.draws("rate"), largest=pair.sign > 0)[..., column]
+    absolute = quantity(difference, cuts)
+    judged, relative = difference, None
+    if table.relative[row]:
+        ratio = trace.draws("effect_rel")[..., 0]
+        relative = quantity(
+            ratio[ratio > -1.0], cuts
+        )  # without a prior a mean may be below 0; a ratio of such has no meaning
+        judged = ratio if table.on_relative_scale[row] else difference
     made = Quantities(relative, absolute, relative, absolute)
-    effect = assemble(pair, made, 0, None if best is None else float(best.mean()), prior_of([pair], prior), "pymc")
+    effect = assemble(pair, made, 0, None if best is None else float(best.mean()), asked.prior, "pymc")
     place = f"{pair.variant}, {pair.segment}"
-    gaps = _gap(f"P(improvement) of {place}", (pair.sign * difference > 0).astype(float), exact.p_improvement)
-    if joint is not trace:
+    gaps = _gap(f"P(improvement) of {place}", (sign * judged > 0).astype(float), exact.p_improvement)
+    if not alone:
         gaps += _gap(f"P(best) of {place}", best, exact.p_best)
-    return _Sampled(replace(effect, p_harm_flat=exact.p_harm_flat), gaps)
+    return _Sampled(
+        replace(
+            effect,
+            scale=exact.scale,
+            note=exact.note,
+            p_harm_flat=exact.p_harm_flat,
+        ),
+        gaps,
+    )
 
 
 def _gap(label: str, happened: FloatArray | None, exact: float | None) -> tuple[Gap, ...]:

@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-import numpy as np
-
-from expnb.errors import EngineError, NameNotFoundError, PosteriorError
+from expnb.errors import NameNotFoundError, PosteriorError
 from expnb.models import arviz_bridge
-from expnb.models.conversion import Counts, conversion_data, conversion_model
+from expnb.models.question import (
+    Family,
+    Question,
+    arms_question,
+    check_kind,
+    histogram_question,
+    payers_question,
+    segments_question,
+)
 from expnb.models.sampler import Diagnostics, draw
 from expnb.models.sampling import Sampling
+from expnb.models.summary import hdi, share_ess
 from expnb.posterior.arms import FloatArray
+from expnb.posterior.evidence import selections
 from expnb.posterior.fit import Comparison, HasCells, comparisons
+from expnb.posterior.table import Table
 from expnb.spec.experiment import Experiment
-from expnb.spec.metric import Metric
-from expnb.spec.prior import FLAT, Prior
+from expnb.spec.prior import Prior
 from expnb.stats.cells import ALL, Cells
+from expnb.stats.checks import Check
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pymc as pm
+
+_SUMMARY = (
+    "mu",
+    "tau",
+    "effect_pooled",
+    "effect_rel",
+    "effect_abs",
+    "effect_share_rel",
+    "effect_per_payer_rel",
+    "overdispersion",
+    "p_none",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +62,10 @@ class Trace:
     seed : int
         As given; the sampler's own seed also depends on metric, segment and arms.
     diagnostics : Diagnostics
+    coords : mapping of str to tuple of str
+        Names by coordinate.
+    checks : tuple of Check
+        What the data say about the model.
     """
 
     raw: arviz_bridge.Container
@@ -48,9 +75,11 @@ class Trace:
     prior: str
     seed: int
     diagnostics: Diagnostics
+    coords: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
 
     def draws(self, name: str) -> FloatArray:
-        """Draws of `rate` (last axis: variant), `log_ratio`, `effect_rel` or `effect_abs` (last axis: treatment), shape (chain, draw, …)."""
+        """Draws of `rate` or `mean` (last axis: variant), `log_ratio`, `effect_rel` or `effect_abs` (last axis: treatment or, pooled, segment) and the model's other variables, shape (chain, draw, …)."""
         return arviz_bridge.draws(self.raw, name)
 
     def to_arviz(self) -> arviz_bridge.Container:
@@ -61,7 +90,51 @@ class Trace:
             "prior": self.prior,
             "seed": self.seed,
         }
-        return arviz_bridge.labelled(self.raw, {"variant": self.variants, "treatment": self.variants[1:]}, about)
+        return arviz_bridge.labelled(self.raw, self.coords, about)
+
+    def summary(self) -> pd.DataFrame:
+        """One row per quantity and treatment (or segment): mean, 95 % HDI and, of effects, P(above 0), with the effective number of draws behind it."""
+        import pandas as pd  # noqa: PLC0415 - 1.5 s, only when a frame is asked for
+
+        rows = []
+        for name in _SUMMARY:
+            if name not in arviz_bridge.names(self.raw):
+                continue
+            values = self.draws(name)
+            columns = values.reshape(*values.shape[:2], -1)
+            for number in range(columns.shape[2]):
+                own = columns[..., number]
+                low, high = hdi(own.ravel())
+                above = (own > 0).astype(float)
+                sided = name.startswith(("effect", "mu"))
+                rows.append(
+                    {
+                        "quantity": name,
+                        "of": self._label(columns.shape[2], number) if values.ndim > 2 else "",
+                        "mean": own.mean(),
+                        "hdi_low": low,
+                        "hdi_high": high,
+                        "p_above_0": above.mean() if sided else float("nan"),
+                        "ess": share_ess(above) if sided else float("nan"),
+                    }
+                )
+        return pd.DataFrame(rows)
+
+    def _label(self, size: int, number: int) -> str:
+        fitting = [labels for labels in self.coords.values() if len(labels) == size]
+        return fitting[-1][number]
+
+    def __repr__(self) -> str:
+        told = self.diagnostics
+        return (
+            f"Trace of {self.metric}, {' and '.join(self.variants[1:])} against {self.variants[0]}, {self.segment}: prior {self.prior}, "
+            f"r-hat {told.rhat:.3f}, ESS {told.ess_bulk:,.0f} (bulk) and {told.ess_tail:,.0f} (tail), {told.divergences} divergences"
+        )
+
+    def _repr_html_(self) -> str:
+        from html import escape  # noqa: PLC0415
+
+        return f"{escape(repr(self))}{self.summary().to_html(index=False, float_format='{:.4g}'.format)}"
 
 
 def build(
@@ -71,6 +144,8 @@ def build(
     *,
     treatments: Sequence[str] | None = None,
     segment: str = ALL,
+    by: str = "",
+    family: Family | None = None,
     prior: Prior | None = None,
 ) -> pm.Model:
     """The PyMC model of a metric, to read and to extend.
@@ -80,28 +155,33 @@ def build(
     experiment : Experiment
     data : Cells or Cohort
     metric : str
-        Name of a conversion.
     treatments : sequence of str, optional
-        All when left out. Several share one control in one joint model: `p_best` is stated from it. An effect in a
-        `Posterior` is stated from the model of control and its own treatment alone, as in the exact engine, so that
-        the result of another treatment does not move it.
+        All when left out.
     segment : str
-        As in `Effect.segment`, such as ``"country=DE"``.
+        Such as ``"country=DE"``; all units when left out.
+    by : str
+        Such as ``"country"``: one treatment in all segments of that name, partially pooled.
+    family : {"negative_binomial", "hurdle"}, optional
+        Another likelihood than the exact engine's, to look at: counts that come in bursts, or revenue as share of payers times LogNormal payments.
     prior : Prior, optional
-        The experiment's own when left out.
+        The metric's own, or the experiment's, when left out.
 
     Returns
     -------
     pymc.Model
-        See `conversion.conversion_model`.
+        See `conversion.conversion_model`, `mean.mean_model`, `count.count_model`, `count.negative_binomial_model`, `hurdle.hurdle_model` and `segments.segments_model`.
 
     Raises
     ------
     EngineError, PosteriorError, NameNotFoundError
         If the metric has no such model, an arm has too few units, or a name is unknown.
+
+    Warns
+    -----
+    RuntimeWarning
+        If payments are not LogNormal, where that is the model.
     """
-    pairs = _pairs(experiment, data, metric, treatments, segment)
-    return conversion_model(counts_of(pairs, experiment.control), prior_of(pairs, prior or experiment.prior))
+    return _question(experiment, data, metric, treatments, segment, by, family, prior).model()
 
 
 def sample(
@@ -111,6 +191,8 @@ def sample(
     *,
     treatments: Sequence[str] | None = None,
     segment: str = ALL,
+    by: str = "",
+    family: Family | None = None,
     prior: Prior | None = None,
     seed: int = 0,
     sampling: Sampling | None = None,
@@ -119,7 +201,7 @@ def sample(
 
     Parameters
     ----------
-    experiment, data, metric, treatments, segment, prior
+    experiment, data, metric, treatments, segment, by, family, prior
         As in `build`.
     seed : int
         The seed of a posterior gives the very draws behind it: of an effect with its one treatment in `treatments`, of
@@ -129,60 +211,33 @@ def sample(
     Raises
     ------
     EngineError
-        If the diagnostics are too bad to state a probability.
+        If the model cannot be compiled, or the diagnostics are too bad to state a probability.
     """
-    pairs = _pairs(experiment, data, metric, treatments, segment)
-    return sample_pairs(
-        pairs, prior or experiment.prior, control=experiment.control, seed=seed, sampling=sampling or Sampling()
-    )
+    asked = _question(experiment, data, metric, treatments, segment, by, family, prior)
+    return answer(asked, seed=seed, sampling=sampling or Sampling())
 
 
-def sample_pairs(pairs: Sequence[Comparison], prior: Prior, *, control: str, seed: int, sampling: Sampling) -> Trace:
-    """Draws for comparisons of one metric in one segment, all in one model."""
-    prior = prior_of(pairs, prior)
-    counts = counts_of(pairs, control)
-    metric, segment = pairs[0].metric.name, pairs[0].segment
-    numbered = Counts(
-        [str(arm) for arm in range(len(counts.variants))], counts.units, counts.conversions
-    )  # labels are compiled in, names of arms are not
+def answer(asked: Question, *, seed: int, sampling: Sampling) -> Trace:
+    """Draws for one question."""
     drawn = draw(
-        ("conversion", prior.family, len(counts.variants)),
-        lambda: conversion_model(numbered, prior),
-        conversion_data(counts, prior),
-        {"rate": len(counts.variants), "effect_rel": len(pairs), "effect_abs": len(pairs)},
-        seed=own_seed(seed, metric, segment, *counts.variants),
+        asked.shape,
+        asked.numbered,
+        asked.numbers,
+        asked.monitored,
+        seed=own_seed(seed, asked.metric, asked.segment, *asked.variants),
         sampling=sampling,
-        about=f"metric {metric!r}, {' against '.join([' and '.join(counts.variants[1:]), control])}, {segment}",
+        about=asked.about,
     )
-    return Trace(drawn.raw, metric, segment, tuple(counts.variants), prior.id, seed, drawn.diagnostics)
-
-
-def check_kind(metric: Metric) -> None:
-    """Refuse a metric for which there is no PyMC model.
-
-    Raises
-    ------
-    EngineError
-    """
-    if metric.kind != "conversion":
-        raise EngineError(
-            f"metric {metric.name!r} is a {metric.kind}; the pymc engine knows conversion so far. Use engine='exact'."
-        )
-
-
-def prior_of(pairs: Sequence[Comparison], prior: Prior) -> Prior:
-    """The prior that holds: the arms' own where no relative effect exists."""
-    return FLAT if any(pair.not_relative for pair in pairs) else prior
-
-
-def counts_of(pairs: Sequence[Comparison], control: str) -> Counts:
-    """Units and conversions of the arms of some comparisons."""
-    arms = [pairs[0].control, *(pair.treatment for pair in pairs)]
-    units = np.array([arm.n for arm in arms], dtype=np.float64)
-    return Counts(
-        (control, *(pair.variant for pair in pairs)),
-        units,
-        np.array([round(arm.mean * arm.n) for arm in arms], dtype=np.float64),
+    return Trace(
+        drawn.raw,
+        asked.metric,
+        asked.segment,
+        asked.variants,
+        asked.prior.id,
+        seed,
+        drawn.diagnostics,
+        asked.coords,
+        asked.checks,
     )
 
 
@@ -191,23 +246,71 @@ def own_seed(seed: int, *names: str) -> int:
     return int.from_bytes(sha256("\t".join([str(seed), *names]).encode()).digest()[:4], "big")
 
 
-def _pairs(
-    experiment: Experiment, data: Cells | HasCells, metric: str, treatments: Sequence[str] | None, segment: str
-) -> list[Comparison]:
-    asked = experiment.metric(metric)
+def _question(
+    experiment: Experiment,
+    data: Cells | HasCells,
+    metric: str,
+    treatments: Sequence[str] | None,
+    segment: str,
+    by: str,
+    family: Family | None,
+    prior: Prior | None,
+) -> Question:
+    asked, cells = experiment.metric(metric), data if isinstance(data, Cells) else data.cells
     check_kind(asked)
+    if family is not None and family not in get_args(Family):
+        raise NameNotFoundError("family", family, get_args(Family))
     for name in treatments or ():
         if name not in experiment.treatments:
             raise NameNotFoundError("treatment", name, experiment.treatments)
-    known = list(comparisons(experiment, data if isinstance(data, Cells) else data.cells, asked))
-    pairs = [
-        pair for pair in known if pair.segment == segment and pair.variant in (treatments or experiment.treatments)
-    ]
-    if not pairs:
+    wanted = list(treatments or experiment.treatments)
+    prior = prior or experiment.prior_on(metric)
+    known = list(comparisons(experiment, cells, asked))
+    if by:
+        return _pooled(known, by, wanted, family, experiment, prior)
+    group = [pair for pair in known if pair.segment == segment]
+    if not group:
         raise NameNotFoundError("segment", segment, list(dict.fromkeys(pair.segment for pair in known)))
-    for pair in pairs:
-        if pair.missing:
+    table = Table(group)
+    rows = [row for row, pair in enumerate(group) if pair.variant in wanted]
+    for row in rows:
+        if table.missing[row]:
             raise PosteriorError(
-                f"metric {metric!r}, {pair.variant} in {segment}: {pair.missing}. Wait for more units, or leave this treatment out."
+                f"metric {metric!r}, {group[row].variant} in {segment}: {table.missing[row]}. Wait for more units, or leave this treatment out."
             )
-    return pairs
+    if family is None:
+        return arms_question(table, rows, experiment.control, prior)
+    where = dict(selections(experiment, cells))[segment]
+    chosen = cells.n >= 0 if where is None else where
+    verb = payers_question if family == "hurdle" else histogram_question
+    made = verb([group[row] for row in rows], cells, chosen, experiment.control, prior)
+    for check in made.checks:
+        if check.outcome != "ok":
+            warnings.warn(check.sentence, RuntimeWarning, stacklevel=4)
+    return made
+
+
+def _pooled(
+    known: Sequence[Comparison],
+    by: str,
+    wanted: Sequence[str],
+    family: Family | None,
+    experiment: Experiment,
+    prior: Prior,
+) -> Question:
+    if by not in experiment.segments:
+        raise NameNotFoundError("segment column", by, list(experiment.segments))
+    if family is not None:
+        raise PosteriorError(
+            f"by is {by!r} and family is {family!r}; segments are pooled without a family. Leave it out."
+        )
+    if len(wanted) > 1:
+        raise PosteriorError(
+            f"segments are pooled for one treatment at a time, and {len(wanted)} are asked for. Write treatments=[{wanted[0]!r}]."
+        )
+    pairs = [pair for pair in known if pair.segment.startswith(f"{by}=") and pair.variant == wanted[0]]
+    if not pairs:
+        raise PosteriorError(
+            f"no segment of {by!r} has {experiment.min_cell} units in every arm. Wait for more units, or leave out `by`."
+        )
+    return segments_question(pairs, by, experiment.control, prior)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from expnb.errors import EngineError
-from expnb.models import arviz_bridge
+from expnb.errors import EngineError, ExpnbError
+from expnb.models import arviz_bridge, progress
+from expnb.models.belief import Data
 from expnb.models.environment import prepare
 from expnb.models.sampling import Sampling
 from expnb.posterior.arms import FloatArray
@@ -23,13 +25,31 @@ Shape: TypeAlias = tuple[str | int, ...]
 MOST_RHAT = 1.01
 LEAST_ESS = 400
 TARGET_ACCEPT, CAREFUL_ACCEPT = 0.9, 0.95
+_POLL_SECONDS = 0.005
 
 
 class Compiled(Protocol):
     """A model that nutpie has compiled."""
 
-    def with_data(self, **updates: FloatArray) -> Compiled:
+    def with_data(self, **updates: object) -> Compiled:
         """The same model with other numbers; compiles nothing."""
+
+
+class Handle(Protocol):
+    """A run of nutpie in the background."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all draws are there; older nutpies raise TimeoutError where they are not."""
+
+    def inspect(self) -> arviz_bridge.Container:
+        """The draws so far."""
+
+    def wait(self) -> arviz_bridge.Container:
+        """All draws."""
+
+    def cancel(self) -> None:
+        """Stop, and forget the draws."""
 
 
 _compiled: dict[Shape, Compiled] = {}
@@ -86,14 +106,16 @@ class Draws:
 def draw(
     shape: Shape,
     model: Callable[[], pm.Model],
-    numbers: Mapping[str, FloatArray],
-    monitored: Mapping[str, int],
+    numbers: Data,
+    monitored: Sequence[str],
     *,
     seed: int,
     sampling: Sampling,
     about: str,
 ) -> Draws:
     """Draws that passed the diagnostics, at the first attempt or at a second, more careful one.
+
+    An interrupt stops the sampler's threads and goes on to the caller.
 
     Parameters
     ----------
@@ -103,31 +125,19 @@ def draw(
         Makes a model of this shape; called once per shape and process.
     numbers : mapping of str to ndarray
         By the name of their `pm.Data`.
-    monitored : mapping of str to int
-        Variables that are diagnosed, with their length.
+    monitored : sequence of str
+        Variables that are diagnosed.
     about : str
         What is sampled, for the message.
 
     Raises
     ------
     EngineError
-        If the second attempt fails the diagnostics too; no probability is stated then.
+        If the model cannot be compiled, or the second attempt fails the diagnostics too; no probability is stated then.
     """
-    prepare()
-    import nutpie  # noqa: PLC0415 - seconds, only when a model is sampled
-
-    ready = compiled(shape, model).with_data(**numbers)
+    ready = compiled(shape, model, about=about, sampling=sampling).with_data(**numbers)
     for tune, accept in ((sampling.tune, TARGET_ACCEPT), (2 * sampling.tune, CAREFUL_ACCEPT)):
-        raw = nutpie.sample(
-            ready,
-            draws=sampling.draws,
-            tune=tune,
-            chains=sampling.chains,
-            seed=seed,
-            target_accept=accept,
-            save_warmup=False,
-            progress_bar=sampling.progress and os.environ.get("EXPNB_STATIC") != "1",
-        )
+        raw = _run(ready, sampling, tune, accept, seed, about)
         diagnostics = _diagnose(raw, monitored, tune, accept)
         if not diagnostics.problems:
             return Draws(raw, diagnostics)
@@ -137,15 +147,79 @@ def draw(
     )
 
 
-def compiled(shape: Shape, model: Callable[[], pm.Model]) -> Compiled:
-    """The compiled model of a shape; compiled at the first call in this process, kept afterwards."""
-    prepare()
-    import nutpie  # noqa: PLC0415
+def _run(
+    ready: Compiled, sampling: Sampling, tune: int, accept: float, seed: int, about: str
+) -> arviz_bridge.Container:
+    import nutpie  # noqa: PLC0415 - seconds, only when a model is sampled
 
+    handle: Handle = nutpie.sample(
+        ready,
+        draws=sampling.draws,
+        tune=tune,
+        chains=sampling.chains,
+        seed=seed,
+        target_accept=accept,
+        save_warmup=False,
+        progress_bar=False,
+        blocking=False,
+    )
+    total = sampling.chains * sampling.draws
+    try:
+        with progress.bar(f"sampling {about}", total, lambda: _done(handle), wanted=sampling.progress) as show:
+            while not _is_finished(handle):
+                time.sleep(_POLL_SECONDS)
+                show()
+        return handle.wait()
+    except BaseException:
+        handle.cancel()
+        raise
+
+
+def _is_finished(handle: Handle) -> bool:
+    try:
+        return handle.is_finished
+    except TimeoutError:
+        return False
+
+
+def _done(handle: Handle) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about chains that have no draws yet
+        return arviz_bridge.size(handle.inspect())
+
+
+def compiled(
+    shape: Shape, model: Callable[[], pm.Model], *, about: str = "", sampling: Sampling | None = None
+) -> Compiled:
+    """The compiled model of a shape; compiled at the first call in this process, kept afterwards.
+
+    Raises
+    ------
+    EngineError
+        If that fails, as it does where PyTensor finds a compiler that does not work.
+    """
     with _compiling:
         if shape not in _compiled:
-            _compiled[shape] = nutpie.compile_pymc_model(model())
+            wanted = sampling is not None and sampling.progress
+            with progress.line(f"compiling the {shape[0]} model, once per process", wanted=wanted):
+                _compiled[shape] = _compile(model, about)
         return _compiled[shape]
+
+
+def _compile(model: Callable[[], pm.Model], about: str) -> Compiled:
+    try:
+        prepare()
+        import nutpie  # noqa: PLC0415
+
+        made: Compiled = nutpie.compile_pymc_model(model())
+    except ExpnbError:
+        raise
+    except Exception as problem:
+        first = next(iter(str(problem).strip().splitlines()), "no message")
+        raise EngineError(
+            f"{about or 'the model'}: PyMC could not compile it ({type(problem).__name__}: {first:.200}). Use engine='exact', which compiles nothing, or repair the C++ compiler that PyTensor uses (g++; `python -c 'import pytensor; print(pytensor.config.cxx)'` says which)."
+        ) from problem
+    return made
 
 
 def compiled_shapes() -> tuple[Shape, ...]:
@@ -153,7 +227,7 @@ def compiled_shapes() -> tuple[Shape, ...]:
     return tuple(_compiled)
 
 
-def _diagnose(raw: arviz_bridge.Container, monitored: Mapping[str, int], tune: int, accept: float) -> Diagnostics:
+def _diagnose(raw: arviz_bridge.Container, monitored: Sequence[str], tune: int, accept: float) -> Diagnostics:
     series = list(_series(raw, monitored))
     return Diagnostics(
         rhat=_worst(max, [arviz_bridge.rhat(values) for values in series]),
@@ -165,10 +239,11 @@ def _diagnose(raw: arviz_bridge.Container, monitored: Mapping[str, int], tune: i
     )
 
 
-def _series(raw: arviz_bridge.Container, monitored: Mapping[str, int]) -> Iterator[FloatArray]:
-    for name, length in monitored.items():
+def _series(raw: arviz_bridge.Container, monitored: Sequence[str]) -> Iterator[FloatArray]:
+    for name in monitored:
         values = arviz_bridge.draws(raw, name)
-        yield from (values[..., column] for column in range(length))
+        columns = values.reshape(*values.shape[:2], -1)
+        yield from (columns[..., column] for column in range(columns.shape[2]))
 
 
 def _worst(choose: Callable[[list[float]], float], values: list[float]) -> float:

@@ -18,7 +18,7 @@ class Sampling:
     chains : int
         At least 2: r-hat compares chains.
     progress : bool
-        Show nutpie's progress bar; never in static mode (``EXPNB_STATIC=1``).
+        Show a bar while a model is compiled, and when sampling takes longer than two seconds; never in static mode (``EXPNB_STATIC=1``).
 
     Raises
     ------
@@ -29,7 +29,7 @@ class Sampling:
     draws: int = 1000
     tune: int = 1000
     chains: int = 4
-    progress: bool = False
+    progress: bool = True
 
     def __post_init__(self) -> None:
         for name, least in (("draws", 4), ("tune", 1), ("chains", 2)):

@@ -24,10 +24,16 @@ def quantity(draws: FloatArray, cuts: tuple[float, ...]) -> Quantity:
     draws : ndarray, shape (chain, draw)
     cuts : tuple of float
         Unit of the effect.
+
+    Returns
+    -------
+    Quantity
+        Draws of exactly no effect, which a prior with a point there makes, count in all figures but not in the density.
     """
     values = np.sort(draws, axis=None)
     low, high = hdi(values)
-    grid, density = smooth(values)
+    some = values[values != 0.0]
+    grid, density = smooth(some if len(some) > 1 else values)
     figures = {
         "mean": values.mean(),
         "sd": values.std(),
@@ -40,17 +46,19 @@ def quantity(draws: FloatArray, cuts: tuple[float, ...]) -> Quantity:
         p_above=np.array([[(values > cut).mean() for cut in cuts]]),
         grid=grid[None],
         density=density[None],
+        null=np.array([1.0 - len(some) / len(values)]) if len(some) < len(values) else None,
         **{name: np.array([figure]) for name, figure in figures.items()},
     )
 
 
 def hdi(values: FloatArray, prob: float = HDI_PROB) -> tuple[float, float]:
-    """Shortest interval that holds a share `prob` of sorted draws.
+    """Shortest interval that holds a share `prob` of the draws.
 
     References
     ----------
     .. [1] Chen, Shao (1999), Monte Carlo estimation of Bayesian credible and HPD intervals.
     """
+    values = np.sort(values)
     inside = math.floor(prob * len(values))
     first = int(np.argmin(values[inside:] - values[: len(values) - inside]))
     return float(values[first]), float(values[first + inside])
@@ -65,6 +73,7 @@ def smooth(values: FloatArray) -> tuple[FloatArray, FloatArray]:
     """
     low, left, right, high = np.quantile(values, [_CHART_SHARE, 0.25, 0.75, 1 - _CHART_SHARE])
     width = 0.9 * min(values.std(), (right - left) / _NORMAL_QUARTILES) * len(values) ** -0.2
+    width = max(width, 1e-9 * max(abs(low), abs(high), 1e-300))  # of draws that are all equal
     grid = np.linspace(low - 3 * width, high + 3 * width, CHART_POINTS)
     density = np.exp(-0.5 * ((grid[:, None] - values) / width) ** 2).sum(axis=1)
     return grid, density / (density.sum() * (grid[1] - grid[0]))

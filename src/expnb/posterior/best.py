@@ -24,6 +24,7 @@ from expnb.posterior.arms import (
     StudentMean,
 )
 from expnb.posterior.grid import LogDensity, Panels, panels, resolve, support
+from expnb.posterior.point import log_bayes_factor, null_probability
 from expnb.posterior.ratio import CONTROL_FLOOR, log_prior
 from expnb.posterior.routes import flanks, mixed_kinds, require_log_scale
 from expnb.spec.prior import Prior
@@ -141,10 +142,17 @@ def _bell(middle: FloatArray, spread: FloatArray) -> LogDensity:
     return lambda rows, x: -0.5 * ((x - middle[rows]) / spread[rows]) ** 2
 
 
-def _shares(arms: Sequence[Panels], *, largest: bool, where: BoolArray | None = None) -> FloatArray:
-    """``int f_v prod_u F_u`` for each arm over the panels `where`; all arms are on the same panels. Shape (row, arm)."""
+def _shares(
+    arms: Sequence[Panels], *, largest: bool, where: BoolArray | None = None, points: Sequence[FloatArray] = ()
+) -> FloatArray:
+    """``int f_v prod_u F_u`` for each arm over the panels `where`; all arms are on the same panels. Shape (row, arm).
+
+    With `points`, the probability of each arm to equal control, shape (row, 1) each, an arm that does is beaten by all that count.
+    """
     lower = [arm.running().reshape(arm.x.shape) for arm in arms]
     beaten = lower if largest else [1.0 - below for below in lower]
+    if points:
+        beaten = [own[..., None] + (1.0 - own[..., None]) * part for part, own in zip(beaten, points, strict=True)]
     out = np.empty((len(arms[0].x), len(arms)))
     for v, arm in enumerate(arms):
         others = np.ones_like(arm.x)
@@ -153,6 +161,8 @@ def _shares(arms: Sequence[Panels], *, largest: bool, where: BoolArray | None = 
                 others = others * share
         parts = arm.integrate(others)
         out[:, v] = (parts if where is None else np.where(where, parts, 0.0)).sum(axis=1)
+        if points:
+            out[:, v] *= 1.0 - points[v][:, 0]
     return out
 
 
@@ -306,10 +316,27 @@ def _given_control(
     arms = [panels(density, everyone, together) for density in densities]
     at_zero = np.stack([arm.at(np.zeros_like(u))[0][:, 0] for arm in arms], axis=1)
     beats_control = (together[:, 1:] + together[:, :-1] > 0) if largest else (together[:, 1:] + together[:, :-1] < 0)
-    control = np.prod(at_zero if largest else 1.0 - at_zero, axis=1, keepdims=True)
-    shares = np.concatenate([control, _shares(arms, largest=largest, where=beats_control)], axis=1)
-    log_size: FloatArray = np.sum([arm.log_mass for arm in arms], axis=0)
-    return log_size, shares
+    log_masses = np.stack([arm.log_mass for arm in arms], axis=1)
+    if not prior.null_share:
+        control = np.prod(at_zero if largest else 1.0 - at_zero, axis=1, keepdims=True)
+        return log_masses.sum(axis=1), np.concatenate(
+            [control, _shares(arms, largest=largest, where=beats_control)], axis=1
+        )
+    factors = _log_factors(densities, prior, log_masses)
+    points = null_probability(prior, factors)
+    worse = at_zero if largest else 1.0 - at_zero
+    control = np.prod(points + (1.0 - points) * worse, axis=1, keepdims=True)
+    own = [points[:, [v]] for v in range(len(arms))]
+    shares = np.concatenate([control, _shares(arms, largest=largest, where=beats_control, points=own)], axis=1)
+    log_odds = np.log(prior.null_share) - np.log1p(-prior.null_share) - factors
+    return (log_masses + np.logaddexp(0.0, log_odds)).sum(axis=1), shares
+
+
+def _log_factors(densities: Sequence[LogDensity], prior: Prior, log_masses: FloatArray) -> FloatArray:
+    """Log Bayes factors of each treatment's effect against none, given the control's mean; shape (row, treatment)."""
+    rows = np.arange(len(log_masses))
+    at_none = [density(rows, np.zeros((len(rows), 1)))[:, 0] for density in densities]
+    return np.stack([log_bayes_factor(prior, log_masses[:, v], one) for v, one in enumerate(at_none)], axis=1)
 
 
 def _with_prior(treatment: _Treatment, prior: Prior, rows: IntArray, u: FloatArray) -> LogDensity:

@@ -13,8 +13,8 @@ import numpy as np
 
 from expnb.posterior.arms import FloatArray
 
-ORDER = 10  # the highest cumulant
-_SERIES = 22  # power of a relative error up to which cumulants of its logarithm are written out
+ORDER = 8  # the highest cumulant
+_SERIES = 20  # power of a relative error up to which cumulants of its logarithm are written out
 _BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66)
 
 
@@ -24,7 +24,7 @@ def of_log_rate(a: FloatArray, b: FloatArray, order: int) -> FloatArray:
     Parameters
     ----------
     a, b : ndarray, shape (row,)
-        At least 15, where the asymptotic series of the polygamma functions has ten digits or more [2]_.
+        At least 30, where the asymptotic series of the polygamma functions has all digits [2]_.
 
     References
     ----------
@@ -42,7 +42,7 @@ def of_log_rate(a: FloatArray, b: FloatArray, order: int) -> FloatArray:
 
 
 def of_log_gamma(a: FloatArray, order: int) -> FloatArray:
-    """Cumulants 1 .. order of ``log g``, ``g ~ Gamma(a, 1)``, shape (order, row): ``psi_(j-1)(a)``; a is at least 15."""
+    """Cumulants 1 .. order of ``log g``, ``g ~ Gamma(a, 1)``, shape (order, row): ``psi_(j-1)(a)``; a is at least 30."""
     out = _rest(a, order)
     out[0] += np.log(a)
     for m in range(1, order):

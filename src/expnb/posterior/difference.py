@@ -10,23 +10,23 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
 
 from expnb.posterior.arms import Binomial, FloatArray, IntArray, NormalMean
 from expnb.posterior.grid import LogDensity
-from expnb.posterior.ratio import CONTROL_FLOOR, log_prior
+from expnb.posterior.ratio import CONTROL_FLOOR, blocks, log_prior
 from expnb.spec.prior import Prior
 
 _NEAR = np.linspace(-6.5, 6.5, 19)
 _FAR = np.sinh(np.linspace(-8.5, 8.5, 137))  # a Student-t prior leaves algebraic tails, hence the long reach
 _FLAT_TOP = np.sinh(np.linspace(-8.5, 8.5, 257))  # without any success the integrand may be level over many log odds
+_TAILS = np.sinh(np.linspace(-4.1, 4.1, 67))  # reaches exponential tails, which is all there is without a prior
 _MIDDLE = np.sinh(np.linspace(-2.85, 2.85, 29))  # reaches as far as ten successes and failures need
 _MANY = 200
 _FEW = 10
-_BLOCK = 100_000  # values at a time, so that they stay in the processor's cache
 _SMALL_ERROR = 1 / 30  # se / mean up to which the integrand is close to a bell
 _PEAK_STEPS = 60
 _FAR_ODDS = 34.0  # log odds that a float still tells from certainty
@@ -106,7 +106,7 @@ def binomial_difference(control: Binomial, treatment: Binomial, prior: Prior, ce
     kinds = (
         (smallest >= _MANY, _NEAR),
         ((smallest >= _FEW) & (smallest < _MANY), _MIDDLE),
-        ((smallest < _FEW) & ~level, _FAR),
+        ((smallest < _FEW) & ~level, _TAILS if prior.family == "flat" else _FAR),
         (level, _FLAT_TOP),
     )
 
@@ -186,21 +186,21 @@ def _rate_integral(
     return peak + log_sum(log_f, nodes, sinh=nodes is not _NEAR) + np.log(width)
 
 
-def blocks(rows: IntArray, size: int) -> Iterator[IntArray]:
-    """The rows a few at a time; each of them needs `size` values."""
-    step = max(1, _BLOCK // size)
-    for first in range(0, len(rows), step):
-        yield rows[first : first + step]
-
-
 def prior_slopes(prior: Prior, lam: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Slope of the log prior, and the stiffness of the bell that touches it from below."""
     if prior.family == "flat":
         return np.zeros_like(lam), np.zeros_like(lam)
-    stiff = (
-        1.0 / prior.scale**2 if prior.family == "normal" else (prior.df + 1.0) / (prior.df * prior.scale**2 + lam**2)
-    )
-    return -stiff * lam, stiff + np.zeros_like(lam)
+    if prior.family == "normal":
+        stiff = np.full_like(lam, 1.0 / prior.scale**2)
+    else:  # of a mixture: the mean over its parts, each by its share of the density
+        total, stiff = np.full_like(lam, 1e-300), np.zeros_like(lam)
+        for scale, weight in prior.parts:
+            room = prior.df * scale**2 + lam**2
+            share = weight / scale * (prior.df * scale**2 / room) ** (0.5 * prior.df + 0.5)
+            total += share
+            stiff += share * (prior.df + 1.0) / room
+        stiff /= total
+    return -stiff * lam, stiff
 
 
 def peak_of(slopes: Slopes, start: FloatArray, low: float, high: FloatArray) -> FloatArray:

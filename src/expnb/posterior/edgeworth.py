@@ -1,6 +1,6 @@
 """A density that is close to a bell, from its cumulants: no nodes, no integrals.
 
-``f(z) = phi(z) (1 + sum_h c_h He_h(z))`` with the terms ordered by powers of one over the square root of the sample size [1]_. With cumulants up to the tenth what is left out is of the ninth power.
+``f(z) = phi(z) (1 + sum_h c_h He_h(z))`` with the terms ordered by powers of one over the square root of the sample size [1]_. With cumulants up to the eighth what is left out is of the seventh power.
 
 References
 ----------

@@ -58,6 +58,14 @@ class Effect:
         Posterior mean of max(0, -improvement).
     p_best : float in [0, 1]
         Over all arms.
+    p_null : float in [0, 1]
+        P(exactly no effect); None unless the prior was learnt. All posterior figures hold that point: it is neither an improvement nor harm, and it lies inside the rope. The densities leave it out.
+    works : float in (0, 0.5]
+        Share of ideas that improve the metric, as a learnt prior has it; None unless the prior was learnt.
+    log_bayes_factor : float
+        Log of how many times likelier the data are under the effects that the prior expects than under none; None without a prior.
+    shrinkage : float in [0, 1]
+        Of a segment that was pooled: how far its estimate was moved from the raw effect towards the pooled one. Its posterior is that of the relative effect alone; absolute posterior figures are None.
     p_value, ci_low, ci_high : float
         Two-sided, pooled z (shares of independent units) or Welch (all others), uncorrected; 95 % interval of the absolute effect.
     cs_low, cs_high : float
@@ -116,10 +124,59 @@ class Effect:
     event: str = ""
     from_days: float = 0.0
     window_days: float | None = None
+    p_null: float | None = None
+    works: float | None = None
+    log_bayes_factor: float | None = None
+    shrinkage: float | None = None
 
     def row(self) -> dict[str, object]:
         """The figures of the summary table, by name."""
         return {name: getattr(self, name) for name in SUMMARY_COLUMNS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PooledEffect:
+    """What all segments of one kind say together about one treatment and metric.
+
+    Parameters
+    ----------
+    column : str
+        By which units are told apart, such as ``"platform"``.
+    segments : tuple of str
+        Those that were pooled, as in `Effect.segment`; one whose relative effect does not exist is left out.
+    effect_rel_post, hdi_rel_low, hdi_rel_high : float
+        Posterior mean and 95 % HDI of the effect in the typical segment.
+    p_improvement : float in [0, 1]
+        Of that effect.
+    spread, spread_low, spread_high : float
+        Posterior mean and 95 % interval of the standard deviation of the segments' log ratios around the pooled one; 0.02 means that segments differ by about 2 %.
+    p_any_harmed : float in [0, 1], optional
+        P(at least one of these segments is harmed beyond the margin); None without a relative margin.
+    p_all_improve : float in [0, 1]
+        P(the effect is an improvement in each of them).
+    margin : float, optional
+        Relative harm that is tolerated.
+    prior : str
+        On the pooled effect.
+    """
+
+    metric: str
+    role: Role
+    direction: Direction
+    variant: str
+    column: str
+    segments: tuple[str, ...]
+    effect_rel_post: float
+    hdi_rel_low: float
+    hdi_rel_high: float
+    p_improvement: float
+    spread: float
+    spread_low: float
+    spread_high: float
+    p_any_harmed: float | None
+    p_all_improve: float
+    margin: float | None
+    prior: str
 
 
 SUMMARY_COLUMNS = (
@@ -145,6 +202,7 @@ SUMMARY_COLUMNS = (
     "p_above_rope",
     "p_harm",
     "p_rope",
+    "p_null",
     "expected_loss_abs",
     "expected_loss_rel",
     "p_best",
@@ -153,6 +211,7 @@ SUMMARY_COLUMNS = (
     "ci_high",
     "cs_low",
     "cs_high",
+    "shrinkage",
     "prior",
     "engine",
     "note",

@@ -51,7 +51,7 @@ def exact_effects(pairs: Sequence[Comparison], priors: Sequence[Prior]) -> list[
     facts = _facts(table)
     for rows in _alike(table, stated):
         made = _quantities(table, rows, stated[rows[0]])
-        _fill(effects, table, rows, facts, _figures(table, rows, made, best), made, stated)
+        _fill(effects, table, rows, facts, _figures(table, rows, made, best, stated[rows[0]]), made, stated)
     silent = np.flatnonzero(~table.known)
     _fill(effects, table, silent, facts, {}, None, priors)
     return [effect for effect in effects if effect is not None]
@@ -63,7 +63,7 @@ def assemble(pair: Comparison, made: Quantities, row: int, best: float | None, p
     some, own = np.zeros(1, dtype=np.intp), made.row(row)
     shares = np.array([np.nan if best is None else best])
     out: list[Effect | None] = [None]
-    _fill(out, table, some, _facts(table), _figures(table, some, own, shares), own, [prior], engine)
+    _fill(out, table, some, _facts(table), _figures(table, some, own, shares, prior), own, [prior], engine)
     return _only(out)
 
 
@@ -165,12 +165,9 @@ def _quantities(table: Table, rows: IntArray, prior: Prior) -> Quantities:
     flat_absolute = absolute_effect(control, treatment, FLAT, cuts)
     if prior.family == "flat":
         return Quantities(flat_relative, flat_absolute, flat_relative, flat_absolute)
-    return Quantities(
-        relative_effect(control, treatment, prior, cuts),
-        absolute_effect(control, treatment, prior, cuts),
-        flat_relative,
-        flat_absolute,
-    )
+    relative = relative_effect(control, treatment, prior, cuts)
+    absolute = absolute_effect(control, treatment, prior, cuts, null=relative.null if prior.null_share else None)
+    return Quantities(relative, absolute, flat_relative, flat_absolute)
 
 
 def _best(table: Table, priors: Sequence[Prior]) -> FloatArray:
@@ -220,40 +217,61 @@ def _facts(table: Table) -> dict[str, FloatArray]:
     return facts | {"rope": np.where(known, table.rope, np.nan), "margin": np.where(known, table.margin, np.nan)}
 
 
-def _figures(table: Table, rows: IntArray, made: Quantities, best: FloatArray) -> Figures:
+def _figures(table: Table, rows: IntArray, made: Quantities, best: FloatArray, prior: Prior) -> Figures:
     """Posterior figures of some rows."""
-    up = table.sign[rows] > 0
-    on_relative = table.on_relative_scale[rows]
-    none = np.full(len(rows), np.nan)
-
-    def judged(relative: Quantity | None, absolute: Quantity) -> FloatArray:
-        return (
-            absolute.p_above if relative is None else np.where(on_relative[:, None], relative.p_above, absolute.p_above)
-        )
-
-    above, flat = judged(made.relative, made.absolute), judged(made.flat_relative, made.flat_absolute)
-    no_rope, no_margin = np.isnan(table.rope[rows]), np.isnan(table.margin[rows])
-    relative = made.relative
-    better = np.where(up, above[:, 0], 1 - above[:, 0])
+    none, relative = np.full(len(rows), np.nan), made.relative
+    on_relative = table.on_relative_scale[rows] if relative is not None else np.zeros(len(rows), dtype=np.bool_)
+    null = np.zeros(len(rows)) if made.absolute.null is None else made.absolute.null
+    stated = probabilities(table, rows, _judged(made.relative, made.absolute, on_relative), null)
+    flat = probabilities(table, rows, _judged(made.flat_relative, made.flat_absolute, on_relative), np.zeros(len(rows)))
+    up, learnt = table.sign[rows] > 0, prior.family == "learnt"
+    factor = None if relative is None else relative.log_factor
     return {
-        "p_best": np.where(np.isinf(best[rows]), better, best[rows]),
+        **stated,
+        "p_best": np.where(np.isinf(best[rows]), stated["p_improvement"], best[rows]),
+        "p_null": null if learnt and made.absolute.null is not None else none,
+        "works": np.full(len(rows), (1 - prior.null_share) / 2) if learnt else none,
+        "log_bayes_factor": none if factor is None or prior.family == "flat" else factor,
+        "p_harm_flat": flat["p_harm"],
         "effect_abs_post": made.absolute.mean,
         "hdi_abs_low": made.absolute.hdi_low,
         "hdi_abs_high": made.absolute.hdi_high,
         "effect_rel_post": none if relative is None else relative.mean,
         "hdi_rel_low": none if relative is None else relative.hdi_low,
         "hdi_rel_high": none if relative is None else relative.hdi_high,
-        "p_improvement": better,
-        "p_above_rope": np.where(no_rope, np.nan, np.where(up, above[:, 1], 1 - above[:, 2])),
-        "p_rope": np.where(no_rope, np.nan, above[:, 2] - above[:, 1]),
-        "p_harm": np.where(no_margin, np.nan, np.where(up, 1 - above[:, 3], above[:, 3])),
-        "p_harm_flat": np.where(no_margin, np.nan, np.where(up, 1 - flat[:, 3], flat[:, 3])),
-        "expected_loss_abs": _loss(made.absolute, up),
-        "expected_loss_rel": none if relative is None else _loss(relative, up),
+        "expected_loss_abs": loss_of(made.absolute, up),
+        "expected_loss_rel": none if relative is None else loss_of(relative, up),
     }
 
 
-def _loss(quantity: Quantity, up: BoolArray) -> FloatArray:
+def _judged(relative: Quantity | None, absolute: Quantity, on_relative: BoolArray) -> FloatArray:
+    """Probabilities to lie above the cuts, on the scale that holds in each row."""
+    return absolute.p_above if relative is None else np.where(on_relative[:, None], relative.p_above, absolute.p_above)
+
+
+def probabilities(table: Table, rows: IntArray, above: FloatArray, null: FloatArray) -> Figures:
+    """What is stated of the cuts of `Table.cuts` in some rows.
+
+    Parameters
+    ----------
+    above : ndarray, shape (row, cut)
+        P(effect > cut).
+    null : ndarray, shape (row,)
+        P(exactly no effect): at a cut of 0 it lies on neither side.
+    """
+    up, cuts = table.sign[rows] > 0, table.cuts[rows]
+    below = np.maximum(1 - above - np.where(cuts == 0, null[:, None], 0.0), 0.0)
+    no_rope, no_margin = np.isnan(table.rope[rows]), np.isnan(table.margin[rows])
+    return {
+        "p_improvement": np.where(up, above[:, 0], below[:, 0]),
+        "p_above_rope": np.where(no_rope, np.nan, np.where(up, above[:, 1], below[:, 2])),
+        "p_rope": np.where(no_rope, np.nan, np.maximum(1 - above[:, 1] - below[:, 2], 0.0)),
+        "p_harm": np.where(no_margin, np.nan, np.where(up, below[:, 3], above[:, 3])),
+    }
+
+
+def loss_of(quantity: Quantity, up: BoolArray) -> FloatArray:
+    """Expected loss, in some rows."""
     return np.maximum(0.0, np.where(up, quantity.loss, quantity.gain))
 
 
@@ -341,6 +359,4 @@ def _optional(values: FloatArray) -> list[float | None]:
 
 
 def _row(quantity: Quantity | None, row: int) -> Quantity | None:
-    if quantity is None:
-        return None
-    return Quantity(**{field.name: getattr(quantity, field.name)[row : row + 1] for field in fields(Quantity)})
+    return None if quantity is None else quantity.take(np.array([row]))

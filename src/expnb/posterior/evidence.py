@@ -89,7 +89,7 @@ def estimates(experiment: Experiment, cells: Cells, metric: Metric) -> Iterator[
     """The same, each followed by the estimates that explain it, as far as enough units are behind them."""
     main, *others = _ways(cells, metric)
     planned = planned_units(experiment)
-    for segment, where in _selections(experiment, cells):
+    for segment, where in selections(experiment, cells):
         arms = main.arms(where, experiment.variants)
         if segment != ALL and min(arm.n for arm in arms.values()) < experiment.min_cell:
             continue
@@ -123,7 +123,7 @@ def planned_units(experiment: Experiment) -> float:
     return max(least, experiment.traffic.units_per_day * experiment.policy.min_days)
 
 
-def _selections(experiment: Experiment, cells: Cells) -> Iterator[tuple[str, BoolArray | None]]:
+def selections(experiment: Experiment, cells: Cells) -> Iterator[tuple[str, BoolArray | None]]:
     """Cells of all units, or of all that were triggered, then those of each segment."""
     if experiment.trigger and TRIGGER_KEY not in cells.segments:
         raise PosteriorError(

@@ -1,18 +1,19 @@
 """Exact posteriors of effects, many comparisons at once: no sampling, no randomness.
 
 The density of an effect is computed at the nodes of panels that follow its shape (`grid`), from likelihoods whose nuisance mean is integrated out (`ratio`, `difference`); what is stated are integrals of that density (`quantity`).
-Large samples without a prior on the effect need no nodes: their figures follow from cumulants (`smooth`).
+Large samples without a prior on the effect need no nodes: their figures follow from cumulants (`smooth`). With one, their absolute effects follow from the relative ones (`rescaled`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from expnb.errors import PosteriorError
-from expnb.posterior import smooth
-from expnb.posterior.arms import Arm, Binomial, FloatArray, IntArray, NormalMean
+from expnb.posterior import point, rescaled, smooth
+from expnb.posterior.arms import Arm, Binomial, BoolArray, FloatArray, IntArray, NormalMean
 from expnb.posterior.best import share_best
 from expnb.posterior.quantity import Quantity, collect, of_difference, of_log_ratio
 from expnb.posterior.routes import difference, log_ratio, mixed_kinds
@@ -27,7 +28,7 @@ def relative_effect(control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray
     """Posterior of ``effect_rel = mean_t / mean_c - 1``.
 
     The joint density of the control mean m and ``lam = log(mean_t / mean_c)`` is ``L_c(m) p_ref(m) L_t(m exp(lam)) prior(lam)``; with ``prior.family == "flat"`` each arm has its own reference
-    prior instead, Beta(1, 1) on a rate and flat on a mean. m is integrated out for each lam and the prior multiplies in exactly.
+    prior instead, Beta(1, 1) on a rate and flat on a mean. m is integrated out for each lam and the prior multiplies in exactly. Under a prior with a point at no effect all figures are those of the mixture (`point`).
 
     Parameters
     ----------
@@ -63,13 +64,28 @@ def relative_effect(control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray
         for rows in _chunks(np.flatnonzero(left)):
             route = log_ratio(control.take(rows), treatment.take(rows), prior)
             for where, these in route.batches:
-                own = _of_rows(cuts, rows[where])
-                yield rows[where], of_log_ratio(these, route.centre[where], route.moment[where], own, chart=chart)
+                own, centre = _of_rows(cuts, rows[where]), route.centre[where]
+                part = of_log_ratio(these, centre, route.moment[where], own, chart=chart)
+                if route.log_at_null is not None:
+                    factor = point.log_bayes_factor(prior, these.log_mass, route.log_at_null[where])
+                    part = replace(part, log_factor=factor)
+                if part.log_factor is not None and prior.null_share:
+                    null = point.null_probability(prior, part.log_factor)
+                    part = point.with_point(part, these, centre, null, own, log_scale=True)
+                yield rows[where], part
 
     return collect(len(control), cuts.shape[-1], parts(), chart=chart)
 
 
-def absolute_effect(control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray, *, chart: bool = True) -> Quantity:
+def absolute_effect(
+    control: Arm,
+    treatment: Arm,
+    prior: Prior,
+    cuts: FloatArray,
+    *,
+    chart: bool = True,
+    null: FloatArray | None = None,
+) -> Quantity:
     """Posterior of ``effect_abs = mean_t - mean_c``, under the same joint posterior as `relative_effect`.
 
     Parameters
@@ -82,6 +98,8 @@ def absolute_effect(control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray
         Metric unit.
     chart : bool
         Whether densities for charts are wanted too.
+    null : ndarray, shape (row,), optional
+        ``relative_effect(...).null``, where it is known already and the prior has a point at no effect.
 
     Raises
     ------
@@ -93,6 +111,7 @@ def absolute_effect(control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray
     .. [1] Stenger (1993), Numerical methods based on sinc and analytic functions.
     """
     cuts = _checked(control, treatment, cuts)
+    null = _null(control, treatment, prior) if null is None else null
 
     def parts() -> Iterator[tuple[IntArray, Quantity]]:
         left = np.ones(len(control), dtype=np.bool_)
@@ -101,13 +120,41 @@ def absolute_effect(control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray
             for some in _chunks(np.arange(len(rows))):
                 own = _of_rows(cuts, rows[some])
                 yield rows[some], smooth.of_difference(found[:, some], own, chart=chart)
+        if null is None:
+            for rows, part in _rescaled(control, treatment, prior, cuts, left, chart=chart):
+                left[rows] = False
+                yield rows, part
         for rows in _chunks(np.flatnonzero(left)):
             route = difference(control.take(rows), treatment.take(rows), prior)
             for where, these in route.batches:
                 own = _of_rows(cuts, rows[where])
-                yield rows[where], of_difference(these, route.centre[where], own, chart=chart)
+                part, centre = of_difference(these, route.centre[where], own, chart=chart), route.centre[where]
+                if null is not None:
+                    part = point.with_point(part, these, centre, null[rows[where]], own, log_scale=False)
+                yield rows[where], part
 
     return collect(len(control), cuts.shape[-1], parts(), chart=chart)
+
+
+def _null(control: Arm, treatment: Arm, prior: Prior) -> FloatArray | None:
+    """Posterior probability of exactly no effect; None where the prior has no such point."""
+    return relative_effect(control, treatment, prior, np.zeros(1), chart=False).null if prior.null_share else None
+
+
+def _rescaled(
+    control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray, left: BoolArray, *, chart: bool
+) -> Iterator[tuple[IntArray, Quantity]]:
+    """Absolute effects that follow from the relative ones, as far as they do and are `left`."""
+    flat = prior.family == "flat"
+    for rows in _chunks(np.flatnonzero(left & rescaled.served(control, treatment))):
+        own_control, own_treatment = control.take(rows), treatment.take(rows)
+        route = log_ratio(own_control, own_treatment, prior)
+        for where, these in route.batches:
+            own = _of_rows(cuts, rows[where])
+            part, good = rescaled.of_panels(
+                own_control, own_treatment, where, these, route.centre[where], own, flat=flat, chart=chart
+            )
+            yield rows[where[good]], part.take(np.flatnonzero(good))
 
 
 def prob_best(arms: Sequence[Arm], prior: Prior, *, largest: bool) -> FloatArray:
@@ -137,8 +184,11 @@ def prob_best(arms: Sequence[Arm], prior: Prior, *, largest: bool) -> FloatArray
     if len(arms) > 2:
         return share_best(arms, prior, largest=largest)
     verb = absolute_effect if prior.family == "flat" else relative_effect
-    above = verb(arms[0], arms[1], prior, zero).p_above
-    return np.concatenate([1.0 - above, above] if largest else [above, 1.0 - above], axis=1)
+    pair = verb(arms[0], arms[1], prior, zero)
+    better = pair.p_above if largest else 1.0 - pair.p_above
+    if pair.null is not None and not largest:
+        better = better - pair.null[:, None]  # who equals control is not best
+    return np.concatenate([1.0 - better, better], axis=1)
 
 
 def _checked(control: Arm, treatment: Arm, cuts: FloatArray) -> FloatArray:

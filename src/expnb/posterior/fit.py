@@ -10,11 +10,12 @@ import numpy as np
 
 from expnb._version import __version__
 from expnb.posterior.comparison import Comparison
-from expnb.posterior.effect import Effect
+from expnb.posterior.effect import Effect, PooledEffect
 from expnb.posterior.effects import Quantities, assemble, diluted, without_posterior
 from expnb.posterior.effects import exact_effects as effects_of
 from expnb.posterior.evidence import comparisons, estimates
 from expnb.posterior.posterior import Posterior
+from expnb.posterior.segments import pool_segments
 from expnb.spec.experiment import TRIGGER_KEY, Experiment
 from expnb.spec.metric import Metric
 from expnb.spec.prior import Prior
@@ -60,13 +61,14 @@ def fit_exact(
     Returns
     -------
     Posterior
-        Effects of all units first, then by segment, each main row followed by the ones that explain it; segments in which an arm has fewer than `min_cell` units are left out. An arm that has fewer in all gives a row
+        Effects of all units first, then by segment, each main row followed by the ones that explain it; segments in which an arm has fewer than `min_cell` units are left out, the others are partially pooled (`segments`). An arm that has fewer in all gives a row
         without figures.
     """
     cells = data if isinstance(data, Cells) else data.cells
     pairs = [pair for metric in experiment.metrics for pair in estimates(experiment, cells, metric)]
     priors = [prior or experiment.prior_on(pair.metric.name) for pair in pairs]
-    effects = list(_with_diluted(experiment, cells, effects_of(pairs, priors)))
+    main, pooled = pool_segments(pairs, priors, effects_of(pairs, priors))
+    effects = list(_with_diluted(experiment, cells, main))
     return posterior_of(
         experiment,
         cells,
@@ -75,6 +77,7 @@ def fit_exact(
         prior=prior or experiment.prior,
         seed=seed,
         versions={"numpy": np.__version__},
+        pooled=pooled,
     )
 
 
@@ -93,6 +96,7 @@ def posterior_of(
     prior: Prior,
     seed: int,
     versions: Mapping[str, str],
+    pooled: Sequence[PooledEffect] = (),
 ) -> Posterior:
     """Effects with the evidence they rest on."""
     agreed = (experiment.start, experiment.end) if experiment.start and experiment.end else None
@@ -111,6 +115,7 @@ def posterior_of(
         last_day=days[1] if days else None,
         checks=cells.checks,
         versions={"expnb": __version__, "python": platform.python_version(), **versions},
+        pooled=tuple(pooled),
     )
 
 

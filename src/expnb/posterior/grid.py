@@ -26,7 +26,7 @@ NODES = 16
 DROP = 33.0  # exp(-33) = 5e-15: what lies below that share of the peak is left out
 TOLERANCE = 2e-9  # of the whole mass, per panel; the error of a probability is about a tenth of it
 _JUMP = 20.0  # a jump overstates the mass that is missing
-_UNIFORM_PANELS = 10
+_UNIFORM_PANELS = 7
 _ZOOM_POINTS = 24
 _MOST_PANELS = 600
 

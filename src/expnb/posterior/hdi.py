@@ -35,7 +35,7 @@ def shortest_interval(these: Panels, *, log_scale: bool) -> tuple[FloatArray, Fl
     """
     slope = 1.0 if log_scale else 0.0
     low, high, start = _best_start(these, log_scale=log_scale)
-    low, high, ok = _newton(these, low, high, slope)
+    low, high, ok = newton(these, low, high, np.full(len(low), PROB), slope)
     low_edge, high_edge = _one_sided(these, start, slope)
     for rows, prob, edge in ((np.flatnonzero(low_edge), PROB, "low"), (np.flatnonzero(high_edge), 1.0 - PROB, "high")):
         if len(rows):
@@ -89,8 +89,10 @@ def _rough_quantile(these: Panels, prob: FloatArray) -> FloatArray:
     return quantile
 
 
-def _newton(these: Panels, low: FloatArray, high: FloatArray, slope: float) -> tuple[FloatArray, FloatArray, BoolArray]:
-    """Solve mass = 95 % and equal density at both ends; also says which rows got there."""
+def newton(
+    these: Panels, low: FloatArray, high: FloatArray, prob: FloatArray, slope: float
+) -> tuple[FloatArray, FloatArray, BoolArray]:
+    """Solve mass = `prob`, shape (row,), and equal density at both ends; also says which rows got there."""
     low, high, done = low.copy(), high.copy(), np.zeros(len(low), dtype=bool)
     left = np.arange(len(low))
     some = these
@@ -100,7 +102,7 @@ def _newton(these: Panels, low: FloatArray, high: FloatArray, slope: float) -> t
         x = np.stack([a, a + step, b, b + step], axis=1)
         mass, density = some.at(x)
         height = np.log(np.maximum(density, 1e-300)) - slope * x
-        miss, gap = mass[:, 2] - mass[:, 0] - PROB, height[:, 2] - height[:, 0]
+        miss, gap = mass[:, 2] - mass[:, 0] - prob[left], height[:, 2] - height[:, 0]
         arrived = (np.abs(miss) < 1e-9) & (np.abs(gap) < 1e-5)
         rise_a, rise_b = (height[:, 1] - height[:, 0]) / step, (height[:, 3] - height[:, 2]) / step
         det = density[:, 2] * rise_a - density[:, 0] * rise_b

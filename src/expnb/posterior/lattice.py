@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from expnb.posterior.arms import Arm, Binomial, FloatArray, IntArray, NormalMean, Poisson
+from expnb.posterior.arms import Arm, Binomial, BoolArray, FloatArray, IntArray, NormalMean, Poisson
 from expnb.spec.prior import Prior
 
 LEAST_COUNT = 15
@@ -27,9 +27,10 @@ LARGEST_ERROR = 0.12
 """Of a Normal mean, as a share of it, up to which its logarithm exists for all that the data say."""
 
 _STEP = 0.45  # in standard deviations of the narrowest arm
-_POLE = 6.0  # steps that a Student-t's poles are at least away: an integral up to a point is off by exp(-pi times this)
-_WIDE = 7.5  # standard deviations on either side
-_SIZES = (64, 128, 256, 512)  # points
+_POLE = 5.0  # steps that a Student-t's poles are at least away: an integral up to a point is off by exp(-pi times this)
+_WIDE = 7.0  # standard deviations on either side
+_SIZES = (48, 64, 96, 128, 192, 256, 384, 512)  # points
+_STRIDE = 0.6  # of the control's mean, in its standard deviations
 _VALUES = 200_000  # at a time, so that they stay in the processor's cache
 
 
@@ -69,8 +70,9 @@ class Bump:
 
     def take(self, rows: IntArray) -> Bump:
         """The same arm in `rows` only."""
-        parts = (part[rows] for part in (self.middle, self.spread, self.power, self.rest))
-        return Bump(self.kind, *parts, on_logs=self.on_logs)
+        return Bump(
+            self.kind, self.middle[rows], self.spread[rows], self.power[rows], self.rest[rows], on_logs=self.on_logs
+        )
 
     def height(self, gap: FloatArray) -> FloatArray:
         """Density at ``middle + gap``, shape (row, point), up to a factor per row."""
@@ -106,29 +108,33 @@ def shares(arms: Sequence[Arm], prior: Prior, *, largest: bool) -> Iterator[tupl
         Bump.of(arm.take(rows), own=1.0 if flat or not number else 0.0, flat=flat) for number, arm in enumerate(arms)
     ]
     place = _place(bumps, prior)
-    smallest = 0
-    for size in _SIZES:
-        chosen = np.flatnonzero((place.points > smallest) & (place.points <= size))
-        values = len(arms) * size * (1 if flat else _controls(place.step[chosen], bumps[0].spread[chosen]))
-        for some in np.array_split(chosen, max(1, math.ceil(len(chosen) * values / _VALUES))):
-            if len(some):
-                own = [bump.take(some) for bump in bumps]
-                step, first = place.step[some], place.first[some]
-                if flat:
-                    yield rows[some], _independent(own, step, first, size, largest=largest)
-                else:
-                    yield rows[some], _tied(own, prior, step, first, size, largest=largest)
-        smallest = size
+    size = np.searchsorted(_SIZES, place.points)
+    stride = np.where(flat, 0, np.floor(np.log2(np.maximum(_STRIDE * bumps[0].spread / place.step, 1.0)))).astype(
+        np.intp
+    )
+    for kind, power in sorted(set(zip(size.tolist(), stride.tolist(), strict=True))):
+        chosen = np.flatnonzero((size == kind) & (stride == power))
+        if kind == len(_SIZES):
+            continue  # too far apart for a lattice
+        skip, points = 2**power, _SIZES[kind]
+        values = len(arms) * points * (1 if flat else _controls(place.step[chosen] * skip, bumps[0].spread[chosen]))
+        for some in np.array_split(chosen, math.ceil(len(chosen) * values / _VALUES)):
+            own = [bump.take(some) for bump in bumps]
+            step, first = place.step[some], place.first[some]
+            if flat:
+                yield rows[some], _independent(own, step, first, points, largest=largest)
+            else:
+                yield rows[some], _tied(own, prior, step, first, points, skip, largest=largest)
 
 
-def _is_large(arm: Arm, prior: Prior) -> FloatArray:
+def _is_large(arm: Arm, prior: Prior) -> BoolArray:
     if isinstance(arm, Binomial):
         return np.minimum(arm.successes, arm.failures) >= LEAST_COUNT
     if isinstance(arm, Poisson):
         return arm.total >= LEAST_COUNT
     if isinstance(arm, NormalMean):
-        return np.ones(len(arm)) > 0 if prior.family == "flat" else arm.se < LARGEST_ERROR * arm.mean
-    return np.zeros(len(arm)) > 0
+        return (arm.se < LARGEST_ERROR * arm.mean) | (prior.family == "flat")
+    return np.zeros(len(arm), dtype=np.bool_)
 
 
 def _place(bumps: Sequence[Bump], prior: Prior) -> Place:
@@ -164,20 +170,31 @@ def _independent(bumps: Sequence[Bump], step: FloatArray, first: IntArray, size:
 
 
 def _tied(
-    bumps: Sequence[Bump], prior: Prior, step: FloatArray, first: IntArray, size: int, *, largest: bool
+    bumps: Sequence[Bump],
+    prior: Prior,
+    step: FloatArray,
+    first: IntArray,
+    size: int,
+    skip: int,
+    *,
+    largest: bool,
 ) -> FloatArray:
-    """The same given the control's mean, averaged over it; the treatments are tied to it by the prior, which may hold a point at no effect."""
-    controls = _controls(step, bumps[0].spread)
-    u = (np.arange(controls) - controls // 2) * step[:, None]
+    """The same given the control's mean, averaged over it; the treatments are tied to it by the prior, which may hold a point at no effect.
+
+    The control's mean takes every lattice point that is a multiple of `skip`.
+    """
+    controls = _controls(step * skip, bumps[0].spread)
+    start = -(controls // 2) * skip
+    u = (start + skip * np.arange(controls)) * step[:, None]
     lam = (first[:, None] + np.arange(size)) * step[:, None]
     belief = np.exp(prior.log_density(lam))
     point = prior.null_share / (1.0 - prior.null_share) * math.exp(prior.log_mass) / step  # at no effect, in steps
-    both = (first[:, None] - controls // 2 + np.arange(controls + size - 1)) * step[:, None]
+    both = (first[:, None] + start + np.arange(skip * (controls - 1) + size)) * step[:, None]
     heights, points = [], []
     for bump in bumps[1:]:
         height = bump.height(both + (bumps[0].middle - bump.middle)[:, None])
         points.append(point[:, None] * bump.height(u + (bumps[0].middle - bump.middle)[:, None]))
-        windows = np.lib.stride_tricks.sliding_window_view(height, size, axis=1)
+        windows = np.lib.stride_tricks.sliding_window_view(height, size, axis=1)[:, ::skip]
         heights.append(windows * belief[:, None, :])  # (row, control, log ratio)
     above = _from_zero(first, size)[:, None, :]
     win = above if largest else 1.0 - above

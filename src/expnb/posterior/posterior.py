@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import date
 from typing import TYPE_CHECKING
 
 from expnb.errors import NameNotFoundError
-from expnb.posterior.effect import SUMMARY_COLUMNS, TEXT_COLUMNS, Effect, Estimate
+from expnb.posterior.effect import SUMMARY_COLUMNS, TEXT_COLUMNS, Effect, Estimate, PooledEffect
+from expnb.posterior.plain import TYPICAL_WORKS, counted_odds, plain_odds
 from expnb.stats.cells import ALL
 from expnb.stats.checks import Check
 
@@ -37,6 +38,8 @@ class Posterior:
     seed : int
         Used by sampling engines only.
     versions : mapping of str to str
+    pooled : tuple of PooledEffect
+        What the segments of each kind say together, per metric and treatment.
     """
 
     experiment: str
@@ -51,6 +54,7 @@ class Posterior:
     last_day: date | None
     checks: tuple[Check, ...]
     versions: Mapping[str, str]
+    pooled: tuple[PooledEffect, ...] = ()
 
     @property
     def main(self) -> tuple[Effect, ...]:
@@ -100,6 +104,34 @@ class Posterior:
         chosen.sort(key=lambda effect: (effect.from_days, effect.window_days or math.inf))
         return pd.DataFrame([{name: getattr(effect, name) for name in CURVE_COLUMNS} for effect in chosen])
 
+    def plain_odds(self, works: float | None = None) -> tuple[str, ...]:
+        """What P(improvement) of every goal means where many ideas do nothing: a sentence per treatment.
+
+        Parameters
+        ----------
+        works : float in (0, 0.5], optional
+            Share of ideas that work, for goals whose prior was not learnt; 0.2 when left out. A learnt prior has its own, which its probabilities count already.
+        """
+        return tuple(
+            f"{effect.variant} on {effect.metric}: {_odds(effect, effect.p_improvement, works or TYPICAL_WORKS)}"
+            for effect in self.main
+            if effect.role == "goal" and effect.segment == ALL and effect.p_improvement is not None
+        )
+
+    def segments(self) -> pd.DataFrame:
+        """One row per metric x treatment x kind of segment, as a tidy frame: the pooled effect, how much segments differ, and P(any is harmed).
+
+        Returns
+        -------
+        DataFrame
+            Columns as in `PooledEffect`; `segments` is their number.
+        """
+        import pandas as pd  # noqa: PLC0415 - 1.5 s, only when a frame is asked for
+
+        names = [field.name for field in fields(PooledEffect)]
+        rows = [{name: getattr(one, name) for name in names} | {"segments": len(one.segments)} for one in self.pooled]
+        return pd.DataFrame(rows, columns=names)
+
     def summary(self) -> pd.DataFrame:
         """One row per metric x treatment (x segment) and estimate, as a tidy frame; `estimate == "main"` are the ones that decide.
 
@@ -117,7 +149,9 @@ class Posterior:
 
     def __repr__(self) -> str:
         lines = [f"posterior of {self.experiment} ({self.engine} engine, prior {self.prior})"]
-        return "\n".join(lines + [f"  {' | '.join(cells)}" for _, cells in self._table()])
+        lines += [f"  {' | '.join(cells)}" for _, cells in self._table()]
+        lines += [f"  {' | '.join(cells)}" for cells in map(_pooled_cells, self.pooled)]
+        return "\n".join([*lines, *(f"  {sentence}" for sentence in self.plain_odds())])
 
     def _repr_html_(self) -> str:
         names = (
@@ -133,16 +167,23 @@ class Posterior:
         )
         head = "".join(f"<th style='text-align:left'>{name}</th>" for name in names)
         body = "".join(_html_row(cells, main=main) for main, cells in self._table())
-        notes = "".join(
-            f"<li>{html.escape(', '.join(_name(effect)) + ': ' + effect.note)}</li>"
-            for effect in self.effects
-            if effect.note
-        )
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in (*self.plain_odds(), *self._notes()))
         caption = f"{html.escape(self.experiment)}: {self.engine} engine, prior {html.escape(self.prior)}"
         return (
             f"<table><caption style='text-align:left;font-weight:bold;white-space:nowrap'>{caption}</caption><tr>{head}</tr>{body}</table>"
+            + (_pooled_html(self.pooled) if self.pooled else "")
             + (f"<ul>{notes}</ul>" if notes else "")
         )
+
+    def _notes(self) -> Iterator[str]:
+        """Every note once, with the effects that have it."""
+        names: dict[str, list[str]] = {}
+        for effect in self.effects:
+            if effect.note:
+                names.setdefault(effect.note, []).append(", ".join(_name(effect)))
+        for note, own in names.items():
+            rest = f" and {len(own) - _NAMED} more" if len(own) > _NAMED + 1 else ""
+            yield f"{'; '.join(own[:_NAMED] if rest else own)}{rest}: {note}"
 
     def _table(self) -> list[tuple[bool, tuple[str, ...]]]:
         """Every row as text, and whether it is a main one."""
@@ -155,6 +196,17 @@ class Posterior:
         ]
 
 
+_NAMED = 3  # effects that a note names
+POOLED_NAMES = (
+    "segments",
+    "metric",
+    "treatment",
+    "pooled effect (95 % HDI)",
+    "P(improvement)",
+    "segments differ by (95 %)",
+    "P(any harmed)",
+    "P(all improve)",
+)
 CURVE_COLUMNS = (
     "from_days",
     "window_days",
@@ -177,6 +229,38 @@ def _name(effect: Effect) -> tuple[str, ...]:
     """What an effect is called; of a main one on all units without saying so."""
     segment = () if effect.segment == ALL else (effect.segment,)
     return (effect.metric, effect.variant, *segment, *(() if effect.estimate == "main" else (effect.estimate,)))
+
+
+def _odds(effect: Effect, p: float, works: float) -> str:
+    if effect.works is not None and effect.p_null is not None:
+        return counted_odds(p, effect.works, effect.p_null)
+    factor = None if effect.log_bayes_factor is None else math.exp(min(max(effect.log_bayes_factor, -700.0), 700.0))
+    return plain_odds(p, works, under="flat" if effect.prior == "flat" else "sceptical", bayes_factor=factor).sentence
+
+
+def _pooled_cells(pooled: PooledEffect) -> tuple[str, ...]:
+    interval = (
+        f"{_percent(pooled.effect_rel_post)} ({100 * pooled.hdi_rel_low:+.2f} to {_percent(pooled.hdi_rel_high)})"
+    )
+    spread = f"{100 * pooled.spread:.1f} % ({100 * pooled.spread_low:.1f} to {100 * pooled.spread_high:.1f} %)"
+    margin = "" if pooled.margin is None else f" beyond {100 * pooled.margin:g} %"
+    return (
+        f"all {len(pooled.segments)} of {pooled.column}",
+        f"{pooled.metric} ({pooled.role})",
+        pooled.variant,
+        interval,
+        _probability(pooled.p_improvement),
+        spread,
+        f"{_probability(pooled.p_any_harmed)}{margin}",
+        _probability(pooled.p_all_improve),
+    )
+
+
+def _pooled_html(pooled: Sequence[PooledEffect]) -> str:
+    head = "".join(f"<th style='text-align:left'>{name}</th>" for name in POOLED_NAMES)
+    body = "".join(_html_row(_pooled_cells(one), main=True) for one in pooled)
+    caption = "Segments, partially pooled: each borrows from the others"
+    return f"<table><caption style='text-align:left;font-weight:bold;white-space:nowrap'>{caption}</caption><tr>{head}</tr>{body}</table>"
 
 
 def _html_row(cells: Sequence[str], *, main: bool) -> str:
@@ -211,7 +295,8 @@ def _mean(value: float | None) -> str:
 def _raw(effect: Effect) -> str:
     if effect.effect_rel is None and effect.effect_abs is not None:
         return f"{effect.effect_abs:+.4g}"
-    return _percent(effect.effect_rel)
+    shrunk = "" if effect.shrinkage is None else f" (shrunk {100 * effect.shrinkage:.0f} %)"
+    return f"{_percent(effect.effect_rel)}{shrunk}"
 
 
 def _probability(value: float | None) -> str:

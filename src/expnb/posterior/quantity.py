@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -31,6 +31,10 @@ class Quantity:
         ``E[max(0, -effect)]`` and ``E[max(0, effect)]``, unit of the effect; `gain` may be ``inf`` like `mean`.
     grid, density : ndarray, shape (row, point)
         For charts: the density at rising points, which are closer together where it bends; no points without a chart.
+    log_factor : ndarray, shape (row,), optional
+        Of a relative effect: log of how many times likelier the data are under the effects that the prior expects than under none; None or 0 without a prior.
+    null : ndarray, shape (row,), optional
+        Probability of exactly no effect, which `grid` and `density` leave out and all other figures hold; None or 0 where the prior has no point.
     """
 
     mean: FloatArray
@@ -42,6 +46,19 @@ class Quantity:
     gain: FloatArray
     grid: FloatArray
     density: FloatArray
+    log_factor: FloatArray | None = None
+    null: FloatArray | None = None
+
+    def take(self, rows: IntArray) -> Quantity:
+        """The effects in `rows` only."""
+        return Quantity(**{name: part[rows] for name, part in self.parts()})
+
+    def parts(self) -> Iterator[tuple[str, FloatArray]]:
+        """Every figure that there is, by name."""
+        for field in fields(self):
+            part = getattr(self, field.name)
+            if part is not None:
+                yield field.name, part
 
 
 def of_log_ratio(
@@ -128,8 +145,8 @@ def collect(rows: int, cuts: int, parts: Iterable[tuple[IntArray, Quantity]], *,
     """One Quantity from parts that each know their rows."""
     points = CHART_POINTS if chart else 0
     shapes = {"p_above": (rows, cuts), "grid": (rows, points), "density": (rows, points)}
-    out = Quantity(**{field.name: np.empty(shapes.get(field.name, (rows,))) for field in fields(Quantity)})
+    out = Quantity(**{field.name: np.zeros(shapes.get(field.name, (rows,))) for field in fields(Quantity)})
     for where, part in parts:
-        for field in fields(Quantity):
-            getattr(out, field.name)[where] = getattr(part, field.name)
+        for name, values in part.parts():
+            getattr(out, name)[where] = values
     return out

@@ -41,6 +41,7 @@ from expnb.spec.prior import Prior
 Batches: TypeAlias = Iterator[tuple[IntArray, Panels]]
 
 _POLES = np.array([0.9, 3.0, 11.0, 40.0])  # in distances of a Student-t's poles from the real line
+_CLOSE = 2.0  # times as far: nearer poles of several scales share a landmark
 _REACH = 10.5  # spreads on either side of the estimate
 _STEPS = np.linspace(0.0, 1.0, 24)
 _WIDE_STEPS = np.linspace(0.0, 1.0, 30)
@@ -63,11 +64,14 @@ class Route:
         How many moments ``exp(x)`` needs, at most 2.
     batches : iterator of (rows, Panels)
         Every row comes once.
+    log_at_null : ndarray, shape (row,), optional
+        Of a log ratio under a prior: log density at no effect, up to the same constant as `Panels.log_mass`.
     """
 
     centre: FloatArray
     moment: FloatArray
     batches: Batches
+    log_at_null: FloatArray | None = None
 
 
 def log_ratio(control: Arm, treatment: Arm, prior: Prior) -> Route:
@@ -98,7 +102,8 @@ def log_ratio(control: Arm, treatment: Arm, prior: Prior) -> Route:
     else:
         raise mixed_kinds(control, treatment)
     fast, slow = _with_prior(fast, prior, place), _with_prior(slow, prior, place)
-    return Route(place.centre, moment, _two_ways(fast, slow, prior, place, reach, served, moment))
+    batches = _two_ways(fast, slow, prior, place, reach, served, moment)
+    return Route(place.centre, moment, batches, _at_null(slow, prior, place))
 
 
 def difference(control: Arm, treatment: Arm, prior: Prior) -> Route:
@@ -123,7 +128,14 @@ def _located_ratio(control: Located, treatment: Located, prior: Prior) -> Route:
     fast, served = _warped(slow, place.spread, reach)
     moment = treatment.moments if flat else np.maximum(treatment.moments, 1.0)
     fast, slow = _with_prior(fast, prior, place), _with_prior(slow, prior, place)
-    return Route(place.centre, moment, _two_ways(fast, slow, prior, place, reach, served, moment))
+    batches = _two_ways(fast, slow, prior, place, reach, served, moment)
+    return Route(place.centre, moment, batches, _at_null(slow, prior, place))
+
+
+def _at_null(log_density: LogDensity, prior: Prior, place: Location) -> FloatArray | None:
+    if prior.family == "flat":
+        return None
+    return log_density(np.arange(len(place.centre)), -place.centre[:, None])[:, 0]
 
 
 def _located_reach(control: Located, treatment: Located, place: Location, prior: Prior) -> FloatArray:
@@ -321,7 +333,7 @@ def _anywhere(place: Location, prior: Prior, rows: IntArray) -> FloatArray:
     left, right = (80.0, 80.0) if prior.family == "flat" else (1e6, 300.0)
     middles = [(np.zeros_like(zero), np.minimum(0.2 * spread, 1.0))]
     if prior.family != "flat":
-        middles.append((zero, np.minimum(0.2 * spread, 0.2 * prior.scale)))
+        middles.append((zero, np.minimum(0.2 * spread, 0.2 * min(scale for scale, _ in prior.parts))))
     around = [middle for middle, _ in middles]
     for middle, first in middles:
         around += [middle - first * (left / first) ** _WIDE_STEPS, middle + first * (right / first) ** _WIDE_STEPS]
@@ -338,8 +350,13 @@ def _scaled_landmarks(centre: FloatArray, prior: Prior, mean: FloatArray) -> Flo
 
 
 def flanks(prior: Prior) -> FloatArray:
-    """Log ratios at which a prior bends: its centre and, of a Student-t, points on the way out."""
-    if prior.family != "student_t":
+    """Log ratios at which a prior bends: its centre and, of Student-t's, points on the way out."""
+    if prior.family in {"flat", "normal"}:
         return np.zeros(1)
-    pole = prior.scale * np.sqrt(prior.df) * _POLES
-    return np.concatenate([-pole[::-1], np.zeros(1), pole])
+    poles = np.sort(np.concatenate([scale * np.sqrt(prior.df) * _POLES for scale, _ in prior.parts]))
+    kept = [float(poles[0])]
+    for pole in poles.tolist():
+        if pole >= _CLOSE * kept[-1]:
+            kept.append(pole)
+    ladder = np.array(kept)
+    return np.concatenate([-ladder[::-1], np.zeros(1), ladder])

@@ -19,10 +19,13 @@ from expnb.posterior.hdi import PROB
 from expnb.posterior.quantity import CHART_POINTS, Quantity
 
 LARGEST_ERROR = 0.025
-"""Of a Normal mean, as a share of it, up to which its logarithm is served."""
+"""Of a Normal mean, as a share of it, up to which its logarithm is served; up to twice that near no effect."""
 
-_SERVED = ((15.0, 1.5, 10), (40.0, 3.0, 8), (200.0, math.inf, 8), (2_000.0, math.inf, 6))
-"""From so many conversions, and as many units without one, up to so many standard deviations from no effect, by so many cumulants: the error of a probability stays below 5e-7, and that of a loss below 1e-4 of it."""
+_SERVED = ((50.0, 3.0, 8), (200.0, math.inf, 8), (2_000.0, math.inf, 6))
+"""From so many conversions, and as many units without one, up to so many standard deviations from no effect, by so many cumulants: the error of a probability stays below 1e-6, and that of a loss below 1e-4 of it.
+
+The series is an asymptotic one: with fewer conversions more cumulants make it worse.
+"""
 
 _REACH = 6.5  # standard deviations in a chart
 _FAR = 37.0  # standard deviations beyond which no mass is left
@@ -70,8 +73,10 @@ def _size(arm: Arm, quantity: Cumulants) -> FloatArray:
     if isinstance(arm, Poisson):
         return arm.total
     if isinstance(arm, NormalMean):
-        easy = quantity is difference
-        return np.where(easy | (arm.se <= LARGEST_ERROR * arm.mean), _SERVED[-1 if easy else -2][0], 0.0)
+        if quantity is difference:
+            return np.full(len(arm), _SERVED[-1][0])
+        error = arm.se / arm.mean
+        return np.select([error <= LARGEST_ERROR, error <= 2.0 * LARGEST_ERROR], [_SERVED[1][0], _SERVED[0][0]], 0.0)
     return np.zeros(len(arm))
 
 

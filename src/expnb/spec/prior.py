@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 PriorFamily = Literal["student_t", "normal", "flat", "learnt"]
 
 _ROUNDING = 1e-4  # weights are written with a few digits
+_USUAL_DF = 4.0  # its power is a square root and a product, five times as fast
+_LEAST = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +139,13 @@ class Prior:
             return -0.5 * (lam / self.scale) ** 2
         if self.family == "student_t":
             return -0.5 * (self.df + 1.0) * np.log1p((lam / self.scale) ** 2 / self.df)
-        density = np.full_like(lam, -np.inf)
+        density = np.zeros_like(lam)
         for scale, weight in self.parts:
-            height = math.log(weight * self.scale / scale) if weight else -math.inf
-            density = np.logaddexp(density, height - 0.5 * (self.df + 1.0) * np.log1p((lam / scale) ** 2 / self.df))
-        return density
+            stretch = 1.0 + (lam / scale) ** 2 / self.df
+            fall = stretch * stretch * np.sqrt(stretch) if self.df == _USUAL_DF else stretch ** (0.5 * self.df + 0.5)
+            density += weight * self.scale / scale / fall
+        log_density: npt.NDArray[np.float64] = np.log(np.maximum(density, _LEAST))
+        return log_density
 
     @property
     def log_mass(self) -> float:
@@ -151,7 +155,7 @@ class Prior:
         if self.family == "normal":
             return math.log(self.scale) + 0.5 * math.log(2 * math.pi)
         shape = math.lgamma(self.df / 2) - math.lgamma((self.df + 1) / 2) + 0.5 * math.log(self.df * math.pi)
-        return math.log(self.scale) + shape
+        return math.log(self.scale) + shape + math.log(sum(weight for _, weight in self.parts))
 
 
 FLAT = Prior(family="flat")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from expnb.stats.arrays import BoolArray, FloatArray, IntArray
+from expnb.stats.joint import common_shift, per_cell
 
 # Neighbouring bins differ by 2 %: whole numbers up to 50 have a bin of their own, larger values are known to 1 %.
 LOG_BASE = math.log(1.02)
@@ -40,7 +41,7 @@ class Bins:
     n : ndarray of int, shape (entry,)
         Units.
     s1, s2 : ndarray of float, shape (entry,)
-        Sum and sum of squares of ``value - shift``, with the shift of the metric.
+        Sum and sum of squares of ``value - shift``, with the shift of the metric in that cell.
     """
 
     cell: IntArray
@@ -57,8 +58,8 @@ class Bins:
         """With cells at other positions: `to` holds the new one of each."""
         return Bins(to[self.cell], self.bin, self.n, self.s1, self.s2)
 
-    def reshift(self, by: float) -> Bins:
-        """Sums around a shift that is smaller by `by`; exact algebra."""
+    def reshift(self, by: FloatArray | float) -> Bins:
+        """Sums around a shift that is smaller by `by`, one for all or one per entry; exact algebra."""
         return Bins(
             self.cell,
             self.bin,
@@ -95,19 +96,19 @@ class Bins:
         place = int(np.searchsorted(below, share * below[-1]))
         return float(edges(positive.bin[order][place : place + 1])[1][0])
 
-    def capped(self, cap: float, shift: float, size: int) -> tuple[FloatArray, FloatArray]:
+    def capped(self, cap: float, shift: FloatArray | float, size: int) -> tuple[FloatArray, FloatArray]:
         """Sum and sum of squares of ``min(value, cap) - shift`` per cell, shape (cell,); exact where `cap` is a bin edge.
 
         A cap inside a bin moves to the bin's upper edge.
         """
         low, _ = edges(self.bin)
         above = (self.bin > 0) & (low >= cap * (1 - 1e-12))
-        gap = cap - shift
+        gap = cap - per_cell(shift, size)[self.cell]
         s1 = np.where(above, self.n * gap, self.s1)
         s2 = np.where(above, self.n * gap * gap, self.s2)
         return np.bincount(self.cell, s1, size).astype(np.float64), np.bincount(self.cell, s2, size).astype(np.float64)
 
-    def quantile(self, q: float, shift: float) -> tuple[float, float]:
+    def quantile(self, q: float, shift: FloatArray | float) -> tuple[float, float]:
         """The value that a share `q` of units stays below, and its standard error.
 
         Within a bin values are taken as evenly spread around their mean, as wide as their variance says. The standard error is a quarter of the width of the 95 % interval between order statistics [1]_.
@@ -116,10 +117,12 @@ class Bins:
         ----------
         .. [1] Woodruff (1952), Confidence Intervals for Medians and Other Position Measures, JASA 47.
         """
-        together = Bins(np.zeros_like(self.cell), self.bin, self.n, self.s1, self.s2).merged()
+        shifts = shift[self.cell] if isinstance(shift, np.ndarray) else per_cell(shift, self.cell.size)
+        centre = common_shift(shifts, self.n, self.s1)
+        together = replace(self.reshift(shifts - centre), cell=np.zeros_like(self.cell)).merged()
         n = int(together.n.sum())
         reach = 1.959963984540054 * math.sqrt(q * (1 - q) / n)
-        middle, low, high = (_at_share(together, share, shift) for share in (q, q - reach, q + reach))
+        middle, low, high = (_at_share(together, share, centre) for share in (q, q - reach, q + reach))
         return middle, (high - low) / (2 * 1.959963984540054)
 
 

@@ -11,10 +11,11 @@ from hashlib import sha256
 import numpy as np
 
 from expnb.errors import NameNotFoundError
+from expnb.spec.experiment import TRIGGER_KEY
 from expnb.stats.arrays import BoolArray, DayArray, FloatArray, IntArray, TextArray
 from expnb.stats.bins import Bins, edge_above
-from expnb.stats.checks import Check
-from expnb.stats.joint import Joint, JointMoments, adjusted, ratio_moments
+from expnb.stats.checks import Check, hidden
+from expnb.stats.joint import Joint, JointMoments, adjusted, common_shift, merged_shift, per_cell, ratio_moments
 from expnb.stats.moments import EMPTY, Moments
 
 ALL = "all"  # the segment that holds every unit
@@ -39,8 +40,8 @@ class MetricCells:
 
     Parameters
     ----------
-    shift : float
-        Pinned constant near the mean, metric unit; sums are of ``value - shift``, which keeps their digits.
+    shift : ndarray of float, shape (cell,)
+        Pinned constant near the mean of each cell, metric unit; sums are of ``value - shift``, which keeps their digits. One number stands for all cells.
     n_ok, n_null, n_nan, n_infinite : ndarray of int, shape (cell,)
         Units with a usable value, and without one by cause.
     n_immature : ndarray of int, shape (cell,)
@@ -63,7 +64,7 @@ class MetricCells:
         The metric is this quantile of its values.
     """
 
-    shift: float
+    shift: FloatArray | float
     n_ok: IntArray
     n_null: IntArray
     n_nan: IntArray
@@ -79,6 +80,14 @@ class MetricCells:
     bins: Bins | None = None
     cap: float | None = None
     q: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shift", per_cell(self.shift, self.n_ok.size))
+
+    @property
+    def shifts(self) -> FloatArray:
+        """`shift`, one per cell."""
+        return per_cell(self.shift, self.n_ok.size)
 
     def moments(self, chosen: BoolArray | slice = slice(None)) -> Moments:
         """Moments of the metric over the cells selected by `chosen`: of the values, of the linearised ratio, or of the quantile."""
@@ -96,12 +105,13 @@ class MetricCells:
         low, high = float(np.nanmin(self.low[chosen])), float(np.nanmax(self.high[chosen]))
         s1, s2 = self.s1, self.s2
         if self.cap is not None and self.bins is not None and high > self.cap:
-            s1, s2 = self.bins.capped(self.cap, self.shift, self.n_ok.size)
+            s1, s2 = self.bins.capped(self.cap, self.shifts, self.n_ok.size)
             low, high = min(low, self.cap), self.cap
         if low == high:  # exact, where sums would leave rounding noise for a spread
             return Moments(n, low, 0.0, low, high)
-        gap = math.fsum(s1[chosen]) / n
-        return Moments(n, self.shift + gap, max(0.0, math.fsum(s2[chosen]) - n * gap * gap), low, high)
+        shift, s1, s2 = _around_one(self.shifts[chosen], self.n_ok[chosen], s1[chosen], s2[chosen])
+        gap = math.fsum(s1) / n
+        return Moments(n, shift + gap, max(0.0, math.fsum(s2) - n * gap * gap), low, high)
 
     def _quantile(self, chosen: BoolArray | slice, q: float, bins: Bins) -> Moments:
         mask = np.zeros(self.n_ok.size, dtype=np.bool_)
@@ -110,7 +120,7 @@ class MetricCells:
         n = int(own.n.sum())
         if n == 0:
             return EMPTY
-        value, se = own.quantile(q, self.shift)
+        value, se = own.quantile(q, self.shifts)
         return Moments(n, value, se * se * n * (n - 1), -math.inf, math.inf)
 
     def joint_moments(self, second: Joint, chosen: BoolArray | slice = slice(None)) -> JointMoments:
@@ -118,12 +128,17 @@ class MetricCells:
         n = int(self.n_ok[chosen].sum())
         if n == 0:
             return JointMoments(0, 0.0, 0.0, 0.0, 0.0, 0.0)
-        y1, y2 = math.fsum(self.s1[chosen]), math.fsum(self.s2[chosen])
-        x1, x2, xy = math.fsum(second.s1[chosen]), math.fsum(second.s2[chosen]), math.fsum(second.cross[chosen])
+        units, there = self.n_ok[chosen], (self.n_ok - second.n_missing)[chosen]
+        y_shift, own1, own2 = _around_one(self.shifts[chosen], units, self.s1[chosen], self.s2[chosen])
+        x_shift, other1, other2 = _around_one(second.shifts[chosen], there, second.s1[chosen], second.s2[chosen])
+        y_by, x_by = self.shifts[chosen] - y_shift, second.shifts[chosen] - x_shift
+        both = second.own[chosen] + there * y_by  # products first move with the values, then with the second measure
+        cross = second.cross[chosen] + y_by * second.s1[chosen] + x_by * both
+        y1, y2, x1, x2, xy = (math.fsum(part) for part in (own1, own2, other1, other2, cross))
         return JointMoments(
             n,
-            self.shift + y1 / n,
-            second.shift + x1 / n,
+            y_shift + y1 / n,
+            x_shift + x1 / n,
             max(0.0, y2 - y1 * y1 / n),
             max(0.0, x2 - x1 * x1 / n),
             xy - x1 * y1 / n,
@@ -133,16 +148,17 @@ class MetricCells:
         """Statistics that do not depend on the shifts, each of shape (cell,)."""
         n = np.maximum(self.n_ok, 1)
         spread = np.where(self.low == self.high, 0.0, np.maximum(self.s2 - self.s1**2 / n, 0.0))
-        parts = [self.n_ok.astype(np.float64), self.shift + self.s1 / n, spread, self.low, self.high]
+        mean = np.where(self.n_ok > 0, self.shifts + self.s1 / n, 0.0)
+        parts = [self.n_ok.astype(np.float64), mean, spread, self.low, self.high]
         for second in (self.denominator, self.covariate):
             if second is not None:
                 parts += _own_shapes(second, self.n_ok - second.n_missing, spread)
         return parts
 
-    def reshift(self, shift: float) -> MetricCells:
-        """The same statistics around another constant; exact algebra."""
-        by = self.shift - shift
-        if by == 0:
+    def reshift(self, shift: FloatArray | float) -> MetricCells:
+        """The same statistics around another constant, one for all or one per cell; exact algebra."""
+        by = self.shifts - shift
+        if not by.any():
             return self
         denominator, covariate = (
             None
@@ -159,7 +175,7 @@ class MetricCells:
             s2=self.s2 + 2 * by * self.s1 + self.n_ok * by * by,
             denominator=denominator,
             covariate=covariate,
-            bins=None if self.bins is None else self.bins.reshift(by),
+            bins=None if self.bins is None else self.bins.reshift(by[self.bins.cell]),
         )
 
     def at(self, places: IntArray) -> MetricCells:
@@ -181,25 +197,35 @@ class MetricCells:
         return replace(self, **parts)  # type: ignore[arg-type]  # names of its own fields
 
     def merged(self, place: IntArray, size: int) -> MetricCells:
-        """Cells added up: `place` holds the new position of each, of `size` in all."""
-        parts: dict[str, object] = {
-            name: np.bincount(place, getattr(self, name), size).astype(np.int64)
+        """Cells added up: `place` holds the new position of each, of `size` in all.
+
+        Sums first move to the mean of what is added up, where shifts differ: then the squares between cells, which no rounding can hide, are all that they gain [1]_.
+
+        References
+        ----------
+        .. [1] Chan, Golub and LeVeque (1979), Updating Formulae and a Pairwise Algorithm for Computing Sample Variances.
+        """
+        shift = merged_shift(self.shifts, self.n_ok, self.s1, place, size)
+        moved = self.reshift(shift[place])
+        parts: dict[str, object] = {"shift": shift}
+        parts |= {
+            name: np.bincount(place, getattr(moved, name), size).astype(np.int64)
             for name in ("n_ok", "n_null", "n_nan", "n_infinite", "n_immature")
         }
-        parts |= {name: np.bincount(place, getattr(self, name), size) for name in ("s1", "s2")}
+        parts |= {name: np.bincount(place, getattr(moved, name), size) for name in ("s1", "s2")}
         for name, pick, worst in (("low", np.fmin, np.inf), ("high", np.fmax, -np.inf)):
             found = np.full(size, worst)
-            pick.at(found, place, getattr(self, name))
+            pick.at(found, place, getattr(moved, name))
             parts[name] = np.where(found == worst, np.nan, found)
-        for name in ("logs", "denominator", "covariate"):
-            part = getattr(self, name)
-            parts[name] = None if part is None else _merged(part, place, size)
-        parts["bins"] = None if self.bins is None else self.bins.moved(place).merged()
+        parts["logs"] = None if moved.logs is None else Logs(**_added(moved.logs, place, size))  # type: ignore[arg-type]  # names of its own fields
+        for name in ("denominator", "covariate"):
+            part = getattr(moved, name)
+            parts[name] = None if part is None else _merged(part, self.n_ok, place, size)
+        parts["bins"] = None if moved.bins is None else moved.bins.moved(place).merged()
         return replace(self, **parts)  # type: ignore[arg-type]  # names of its own fields
 
     def with_other(self, other: MetricCells) -> MetricCells:
-        """Cells of both, one after the other, around the shifts of the first."""
-        other = other.reshift(self.shift)
+        """Cells of both, one after the other."""
         parts: dict[str, object] = {
             entry.name: np.concatenate([getattr(self, entry.name), getattr(other, entry.name)])
             for entry in fields(self)
@@ -209,42 +235,52 @@ class MetricCells:
             parts["logs"] = Logs(
                 *(np.concatenate([getattr(self.logs, name), getattr(other.logs, name)]) for name in ("n", "s1", "s2"))
             )
-        parts["denominator"] = _both(self.denominator, other.denominator, other)
-        parts["covariate"] = _both(self.covariate, other.covariate, other)
+        parts["denominator"] = _both(self.denominator, other.denominator)
+        parts["covariate"] = _both(self.covariate, other.covariate)
         if self.bins is not None and other.bins is not None:
             parts["bins"] = self.bins + other.bins.moved(np.arange(other.n_ok.size) + self.n_ok.size)
         return replace(self, **parts)  # type: ignore[arg-type]  # names of its own fields
 
 
-def _merged(part: Logs | Joint, place: IntArray, size: int) -> Logs | Joint:
-    arrays = {
+def _around_one(shift: FloatArray, n: IntArray, s1: FloatArray, s2: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+    """Sums around one shift, which comes first."""
+    centre = common_shift(shift, n, s1)
+    by = shift - centre
+    return centre, s1 + n * by, s2 + 2 * by * s1 + n * by * by
+
+
+def _added(part: Logs | Joint, place: IntArray, size: int) -> dict[str, np.ndarray[tuple[int], np.dtype[np.generic]]]:
+    return {
         entry.name: np.bincount(place, value, size).astype(value.dtype)
         for entry in fields(part)
         if isinstance(value := getattr(part, entry.name), np.ndarray)
     }
-    return replace(part, **arrays)  # type: ignore[arg-type]  # names of its own fields
+
+
+def _merged(part: Joint, n_ok: IntArray, place: IntArray, size: int) -> Joint:
+    shift = merged_shift(part.shifts, n_ok - part.n_missing, part.s1, place, size)
+    moved = part.reshift(shift[place], n_ok)
+    return replace(moved, **(_added(moved, place, size) | {"shift": shift}))  # type: ignore[arg-type]  # names of its own fields
 
 
 def _own_shapes(second: Joint, n: IntArray, spread: FloatArray) -> list[FloatArray]:
     """Mean, squared deviations and correlation of a second measure, over the units that have it."""
-    n = np.maximum(n, 1)
-    mean, squares = second.shift + second.s1 / n, second.s2 - second.s1**2 / n
+    some, n = n > 0, np.maximum(n, 1)
+    mean, squares = second.shifts + second.s1 / n, second.s2 - second.s1**2 / n
     squares = np.where(squares > NOISE * (second.s2 + NOISE * n * mean**2), squares, 0.0)
     cross, size = second.cross - second.s1 * second.own / n, np.sqrt(squares * spread)
     # A correlation near 0 is a difference of large sums: its digits are counted from 1.
-    return [mean, squares, 1 + np.divide(cross, size, out=np.zeros_like(cross), where=size > 0)]
+    return [np.where(some, mean, 0.0), squares, 1 + np.divide(cross, size, out=np.zeros_like(cross), where=size > 0)]
 
 
-def _both(first: Joint | None, second: Joint | None, values: MetricCells) -> Joint | None:
+def _both(first: Joint | None, second: Joint | None) -> Joint | None:
     if first is None or second is None:
         return None
-    moved = second.reshift(first.shift, values.n_ok)
     return Joint(
-        first.shift,
         *(
-            np.concatenate([getattr(first, name), getattr(moved, name)])
-            for name in ("n_missing", "s1", "s2", "cross", "own")
-        ),
+            np.concatenate([getattr(first, name), getattr(second, name)])
+            for name in ("shift", "n_missing", "s1", "s2", "cross", "own")
+        )
     )
 
 
@@ -256,7 +292,7 @@ class Cells:
     ----------
     variant : ndarray of str, shape (cell,)
     segments : mapping of str to ndarray of str, shape (cell,)
-        Value of each segment column.
+        Value of each segment column; under `TRIGGER_KEY`, where the experiment has a trigger, "true" or "false".
     day : ndarray of datetime64[D], shape (cell,)
         Day of the first exposure; NaT where rows carry no time.
     n : ndarray of int, shape (cell,)
@@ -267,7 +303,7 @@ class Cells:
     source : str
         Where the rows were read, for display.
     broken : mapping of str to ndarray of int, shape (cell,)
-        Units that break each expectation of the experiment, and those with an outcome before their exposure (``"before:METRIC"``).
+        Units that break each expectation of the experiment, those with an outcome before their exposure (``"before:METRIC"``), and rows without a value where rows were summed to units (``"blank:METRIC"``).
     epochs : sequence of date
         Days on which the weights of the flag changed. Arms are then compared within each epoch, and never pooled across: a share that changes with time would pass for an effect (Simpson).
     """
@@ -415,7 +451,7 @@ class Cells:
         )
 
     def roll_up(self, segments: Sequence[str] = (), *, by_day: bool = False) -> Cells:
-        """Cells added up over everything but the variant and what is named.
+        """Cells added up over everything but the variant, whether a unit was triggered, and what is named.
 
         Parameters
         ----------
@@ -427,6 +463,7 @@ class Cells:
         for name in segments:
             if name not in self.segments:
                 raise NameNotFoundError("segment", name, list(self.segments))
+        segments = [*(name for name in segments if name != TRIGGER_KEY), *({TRIGGER_KEY} & set(self.segments))]
         keep_days = by_day or bool(self.epochs)
         day = self.day if keep_days else np.full(self.n.size, np.datetime64("NaT", "D"))
         keys = [self.variant, *(self.segments[name] for name in segments), day.astype("datetime64[D]").astype(str)]
@@ -449,6 +486,16 @@ class Cells:
     def segment_values(self, segment: str) -> list[str]:
         """Values of a segment column, sorted."""
         return sorted(set(self.segments[segment].tolist()))
+
+    def large_values(self, segment: str, variants: Sequence[str], *, min_cell: int) -> list[str]:
+        """Values of a segment column that may be listed with their numbers of units, sorted: every arm has `min_cell` of them, and no other value can be worked out from those of all units."""
+        fewest = {
+            value: min(int(self.n[own & (self.variant == arm)].sum()) for arm in variants)
+            for value in self.segment_values(segment)
+            if (own := self.segments[segment] == value).any()
+        }
+        unknown = hidden(fewest, min_cell=min_cell)
+        return [value for value in fewest if value not in unknown]
 
     def days(self, *, least: int = 1) -> tuple[date, date] | None:
         """First and last day on which at least that many units were exposed; None where there is none.

@@ -49,6 +49,27 @@ def count_of(n: int, what: str = "", *, min_cell: int = MIN_CELL) -> str:
     return f"{f'{n:,}' if n >= min_cell else f'fewer than {min_cell}'} {what}".rstrip()
 
 
+def hidden(counts: Mapping[str, int], *, min_cell: int = MIN_CELL) -> list[str]:
+    """Names whose numbers of units may not be listed: those below `min_cell`, and where that is one alone the next smallest too, because a total less all others would give it away.
+
+    References
+    ----------
+    .. [1] Hundepool et al. (2012), Statistical Disclosure Control, 4.2: secondary suppression.
+    """
+    rising = sorted(counts, key=lambda name: counts[name])
+    small = [name for name in rising if counts[name] < min_cell]
+    return rising[:2] if len(small) == 1 else small
+
+
+def counts_of(counts: Mapping[str, int], *, min_cell: int = MIN_CELL) -> dict[str, str]:
+    """Numbers of units in words, by name, of which those that are `hidden` stay unknown."""
+    unknown = hidden(counts, min_cell=min_cell)
+    return {
+        name: "not shown" if name in unknown and n >= min_cell else count_of(n, min_cell=min_cell)
+        for name, n in counts.items()
+    }
+
+
 def part_of(n: int, total: int, *, min_cell: int = MIN_CELL) -> str:
     """So many of so many, in words; neither part nor rest is given when below `min_cell`."""
     if 0 < total - n < min_cell:
@@ -88,6 +109,52 @@ def unusable_values(metric: str, *, null: int, nan: int, infinite: int, total: i
         "warn",
         f"{metric}: {' and '.join(causes)} of {total:,} values were left out.",
     )
+
+
+def blank_rows(metric: str, n: int, *, summed: bool, min_cell: int = MIN_CELL) -> Check | None:
+    """How many rows have no value of a metric, where the rows of a unit are put together; None when all have.
+
+    Parameters
+    ----------
+    summed : bool
+        Whether the values of a unit are added up, so that an empty one counts as none.
+    """
+    if n == 0:
+        return None
+    effect = (
+        "an empty value counts as none, so these units have the sum of their other rows. If it means unknown, leave out those units where the data is made"
+        if summed
+        else "they are left out, and their units are judged by their other rows"
+    )
+    return Check(
+        f"blank:{metric}",
+        float(n) if n >= min_cell else None,
+        "warn",
+        f"{metric}: {count_of(n, min_cell=min_cell)} rows have no value; {effect}.",
+    )
+
+
+def outside_days(
+    n: int, total: int, first: date, last: date, *, what: str = "units", min_cell: int = MIN_CELL
+) -> Check | None:
+    """How many units, or rows, were left out because their day is not among those that were agreed; None when none was.
+
+    Parameters
+    ----------
+    n, total : int
+        Those left out, and those left.
+
+    Returns
+    -------
+    Check or None
+        Warns when more were left out than left: the dates of the experiment are then perhaps not those of the data.
+    """
+    if n == 0:
+        return None
+    text = f"{count_of(n, what, min_cell=min_cell)} are dated outside of {first} to {last} and were left out"
+    if n > total:
+        text = f"{text}, more than were read. Check that the days of the experiment are those of the data"
+    return Check("outside", float(n) if n >= min_cell else None, "warn" if n > total else "ok", f"{text}.")
 
 
 def lost_by_arm(metric: str, lost: Mapping[str, int], units: Mapping[str, int], *, min_cell: int = 0) -> Check | None:

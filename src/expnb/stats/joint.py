@@ -6,8 +6,36 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from expnb.stats.arrays import FloatArray, IntArray
 from expnb.stats.moments import Moments
+
+
+def per_cell(shift: FloatArray | float, size: int) -> FloatArray:
+    """One shift per cell, of one for all or one for each."""
+    if isinstance(shift, np.ndarray) and shift.shape == (size,):
+        return shift
+    return np.full(size, shift, dtype=np.float64)
+
+
+def common_shift(shift: FloatArray, n: IntArray, s1: FloatArray) -> float:
+    """The shift that cells share; else the mean of their values, around which no sum of theirs loses digits."""
+    first = float(shift[0])
+    if (shift == first).all():
+        return first
+    total = int(n.sum())
+    return first + math.fsum(n * (shift - first) + s1) / total if total else first
+
+
+def merged_shift(shift: FloatArray, n: IntArray, s1: FloatArray, place: IntArray, size: int) -> FloatArray:
+    """The shift of each group of cells, as `common_shift`; `place` holds the group of each cell, of `size` in all."""
+    low, high = np.full(size, np.inf), np.full(size, -np.inf)
+    np.minimum.at(low, place, shift)
+    np.maximum.at(high, place, shift)
+    total = np.bincount(place, n, size)
+    gap = np.bincount(place, n * (shift - low[place]) + s1, size)
+    return np.where(low == high, low, low + gap / np.maximum(total, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +44,8 @@ class Joint:
 
     Parameters
     ----------
-    shift : float
-        Pinned constant near the mean of the second measure.
+    shift : ndarray of float, shape (cell,)
+        Pinned constant near the mean of the second measure; one number stands for all cells.
     n_missing : ndarray of int, shape (cell,)
         Units without the second measure; they count with the value `shift`. A ratio has none: without a denominator it has no value.
     s1, s2 : ndarray of float, shape (cell,)
@@ -28,23 +56,31 @@ class Joint:
         Sum of ``value - shift`` of the first over the units that have both.
     """
 
-    shift: float
+    shift: FloatArray | float
     n_missing: IntArray
     s1: FloatArray
     s2: FloatArray
     cross: FloatArray
     own: FloatArray
 
-    def reshift(self, shift: float, n_ok: IntArray) -> Joint:
-        """The same statistics around another constant, which also stands in where the second measure is missing; exact algebra.
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shift", per_cell(self.shift, self.n_missing.size))
+
+    @property
+    def shifts(self) -> FloatArray:
+        """`shift`, one per cell."""
+        return per_cell(self.shift, self.n_missing.size)
+
+    def reshift(self, shift: FloatArray | float, n_ok: IntArray) -> Joint:
+        """The same statistics around other constants, which also stands in where the second measure is missing; exact algebra.
 
         Parameters
         ----------
         n_ok : ndarray of int, shape (cell,)
             Units with a usable value of the first.
         """
-        by, n = self.shift - shift, n_ok - self.n_missing
-        if by == 0:
+        by, n = self.shifts - shift, n_ok - self.n_missing
+        if not by.any():
             return self
         return replace(
             self,
@@ -56,8 +92,12 @@ class Joint:
 
     def centred(self, n_ok: IntArray) -> Joint:
         """Around the mean of the second measure over all cells, where some units lack it: what stands in for it does not depend on the order of rows."""
-        n = int(n_ok.sum() - self.n_missing.sum())
-        return self.reshift(self.shift + math.fsum(self.s1) / n, n_ok) if n and self.n_missing.any() else self
+        there = n_ok - self.n_missing
+        n = int(there.sum())
+        if not n or not self.n_missing.any():
+            return self
+        first = float(self.shifts[0])
+        return self.reshift(first + math.fsum(there * (self.shifts - first) + self.s1) / n, n_ok)
 
 
 @dataclass(frozen=True, slots=True)

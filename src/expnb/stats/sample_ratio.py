@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from expnb.stats.anytime import CONCENTRATIONS, anytime_p, chi_square_tail, holm, log_multinomial_e
-from expnb.stats.checks import BLOCK, MIN_CELL, WARN, Check, count_of, p_words
+from expnb.stats.checks import BLOCK, MIN_CELL, WARN, Check, count_of, counts_of, p_words
 
 SAMPLE_RATIO_WARN = WARN
 SAMPLE_RATIO_BLOCK = BLOCK  # in total, over all looks
 
 Strata = Sequence[tuple[Mapping[str, int], Mapping[str, float]]]
 """Counts by arm with the weights that held for them; one entry for each epoch of the flag's weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """How a test of some units speaks."""
+
+    name: str
+    ok: str
+    warn: str
+    block: str
+    remedy: str
+
+
+EVERY = _Words(
+    "sample_ratio",
+    "The arms have the promised sizes",
+    "The sizes of the arms are unusual",
+    "The arms do not have the promised sizes",
+    "Effects cannot be trusted: find where units are lost before any step up.",
+)
+TRIGGERED = _Words(
+    "triggered_ratio",
+    "Triggered units are split as promised",
+    "The numbers of triggered units are unusual",
+    "Triggered units are not split as promised",
+    "Who is triggered depends on the arm, so effects on triggered units cannot be trusted: give all arms the same trigger before any step up.",
+)
 
 
 def sample_ratio_p(strata: Strata) -> float:
@@ -73,7 +101,7 @@ def sample_ratio_anytime_p(strata: Strata) -> float:
     return anytime_p(log_e)
 
 
-def sample_ratio(strata: Strata, *, min_cell: int = 0) -> Check:
+def sample_ratio(strata: Strata, *, min_cell: int = 0, blocks: float = SAMPLE_RATIO_BLOCK) -> Check:
     """Whether the arms have the sizes that the flag's weights promise.
 
     Parameters
@@ -82,38 +110,73 @@ def sample_ratio(strata: Strata, *, min_cell: int = 0) -> Check:
         Units per arm and weights per arm; one entry for each epoch in which weights held. Epochs are tested each against its own weights, never pooled.
     min_cell : int
         Smaller numbers of units are not shown, nor what would give them away.
+    blocks : float
+        p over all looks that blocks; half of it where triggered units are tested too.
 
     Returns
     -------
     Check
-        `value` is the p-value over all looks; 0.001 blocks. A p-value below 0.01 at this look warns. Where an arm is too small to be shown, the next larger of 0.001 and 1 stands for `value`.
+        `value` is the p-value over all looks; 0.001 blocks. A p-value below 0.01 at this look warns. Where an arm is too small to be shown, the next larger of `blocks` and 1 stands for `value`.
     """
-    p_now, p = sample_ratio_p(strata), sample_ratio_anytime_p(strata)
     sizes, shown = _sizes(strata, min_cell)
+    return _judged(EVERY, strata, sizes, min_cell, blocks, shown=shown)
+
+
+def sample_ratio_triggered(strata: Strata, every: Strata, *, min_cell: int = 0) -> Iterator[Check]:
+    """Whether triggered units have the sizes that the weights promise, and how large their share of each arm is.
+
+    A comparison of triggered units is fair only where the arm does not decide who is triggered [1]_. The test spends half of the 0.001 in total; the test of all units spends the other half.
+
+    Parameters
+    ----------
+    strata, every : sequence of (mapping of str to int, mapping of str to float)
+        Of triggered and of all units, as in `sample_ratio`.
+    min_cell : int
+        Smaller numbers of triggered units are not shown, nor of the others, which are all less the triggered ones.
+
+    References
+    ----------
+    .. [1] Kohavi, Tang and Xu (2020), Trustworthy Online Controlled Experiments, chapter 20.
+    """
+    found, total = _found(strata), _found(every)
+    total = {name: total[name] for name in found} if found else total
+    found = found or dict.fromkeys(total, 0)
+    shown = all(n >= min_cell and not 0 < total[name] - n < min_cell for name, n in found.items())
+    if shown:
+        sizes = _sizes(strata, min_cell)[0]
+        share = sum(found.values()) / max(1, sum(total.values()))
+        arms = ", ".join(f"{name} {found[name] / max(1, n):.2%}" for name, n in total.items())
+        yield Check("triggered", share, "ok", f"{share:.2%} of units were triggered: {arms}.")
+    else:
+        sizes = ", ".join(
+            f"{name} {count_of(n, min_cell=min_cell) if n < min_cell else 'not shown'}" for name, n in found.items()
+        )
+        text = f"In an arm fewer than {min_cell} units were triggered, or were not, so shares are not shown."
+        yield Check("triggered", None, "ok", text)
+    yield _judged(TRIGGERED, strata, sizes, min_cell, SAMPLE_RATIO_BLOCK / 2, shown=shown)
+
+
+def _judged(words: _Words, strata: Strata, sizes: str, min_cell: int, blocks: float, *, shown: bool) -> Check:
+    """The sequential test of a split, as a check that may block."""
+    p_now, p = sample_ratio_p(strata), sample_ratio_anytime_p(strata)
+    half = (
+        "" if blocks == SAMPLE_RATIO_BLOCK else f", half of {SAMPLE_RATIO_BLOCK} for all and triggered units together"
+    )
     if shown:
         value = p
-        figures = (
-            f"{_gap_words(strata)}; {p_words(p_now)} at this look, {p:.2g} over all looks ({SAMPLE_RATIO_BLOCK} blocks)"
-        )
+        figures = f"{_gap_words(strata)}; {p_words(p_now)} at this look, {p:.2g} over all looks ({blocks} blocks{half})"
     else:
-        value = SAMPLE_RATIO_BLOCK if p <= SAMPLE_RATIO_BLOCK else 1.0
-        figures = f"p over all looks is {'at most' if p <= SAMPLE_RATIO_BLOCK else 'above'} {SAMPLE_RATIO_BLOCK}"
-    facts = f"{sizes}; {figures}.{_epoch_words(strata, min_cell)}"
-    if p <= SAMPLE_RATIO_BLOCK:
-        return Check(
-            "sample_ratio",
-            value,
-            "block",
-            f"The arms do not have the promised sizes: {facts} Effects cannot be trusted: find where units are lost before any step up.",
-        )
+        value = blocks if p <= blocks else 1.0
+        figures = f"p over all looks is {'at most' if p <= blocks else 'above'} {blocks}{half}"
+    epochs = _epoch_words(strata, min_cell) if shown or words is EVERY else ""
+    facts = f"{sizes}; {figures}.{epochs}"
+    if p <= blocks:
+        return Check(words.name, value, "block", f"{words.block}: {facts} {words.remedy}")
     if p_now < SAMPLE_RATIO_WARN:
         return Check(
-            "sample_ratio",
-            value,
-            "warn",
-            f"The sizes of the arms are unusual: {facts} This warns and does not block; look for lost units.",
+            words.name, value, "warn", f"{words.warn}: {facts} This warns and does not block; look for lost units."
         )
-    return Check("sample_ratio", value, "ok", f"The arms have the promised sizes: {facts}")
+    return Check(words.name, value, "ok", f"{words.ok}: {facts}")
 
 
 def sample_ratio_by(views: Mapping[str, Mapping[str, Strata]], *, min_cell: int = MIN_CELL) -> tuple[Check, ...]:
@@ -200,11 +263,11 @@ def _sizes(strata: Strata, min_cell: int) -> tuple[str, bool]:
     found, expected = _found(strata), _expected(strata)
     total = sum(expected.values())
     shown = all(n >= min_cell for n in found.values())
-    parts = []
-    for name, n in found.items():
+    parts, words = [], counts_of(found, min_cell=min_cell)
+    for name in found:
         mean = expected.get(name, 0.0)
         promised = f"{mean:,.0f}" if shown else f"{mean / total:.1%}" if total else "any"
-        parts.append(f"{name} {count_of(n, min_cell=min_cell)} (expected {promised})")
+        parts.append(f"{name} {words[name]} (expected {promised})")
     return ", ".join(parts), shown
 
 

@@ -1,0 +1,131 @@
+"""Large samples: closed forms from cumulants, and absolute effects from relative ones, against the nodes that serve every sample."""
+
+import numpy as np
+import pytest
+
+from expnb.posterior import rescaled, smooth
+from expnb.posterior.arms import Binomial, NormalMean, Poisson
+from expnb.posterior.best import share_best
+from expnb.posterior.edgeworth import Edgeworth
+from expnb.posterior.exact import absolute_effect, prob_best, relative_effect
+from expnb.spec.prior import FLAT, Prior
+from expnb.stats.normal import MANY, cdf
+
+CUTS = np.array([0.0, 0.01, -0.01, -0.03])
+ROWS = 40
+
+
+def arms(kind, number=2):
+    """Arms of some comparisons, from a few dozen conversions up to many thousands."""
+    rng = np.random.default_rng(7)
+    units = np.round(np.exp(rng.uniform(np.log(500), np.log(2e5), ROWS)))
+    base = np.exp(rng.uniform(np.log(0.08), np.log(0.5), ROWS))
+    lifts = [np.zeros(ROWS), *(rng.normal(0, 0.05, ROWS) for _ in range(number - 1))]
+    if kind == "rates":
+        return [Binomial(rng.binomial(units.astype(int), base * (1 + lift)).astype(float), units) for lift in lifts]
+    if kind == "events":
+        return [Poisson(rng.poisson(units * base * (1 + lift)).astype(float), units) for lift in lifts]
+    mean, se = 10 * base, 10 * base / np.sqrt(units) * 1.5
+    return [NormalMean(mean * (1 + lift) + se * rng.standard_normal(ROWS), se) for lift in lifts]
+
+
+@pytest.fixture
+def by_nodes(monkeypatch):
+    """Every row goes the way that serves all."""
+
+    def none(*_, **__):
+        return iter(())
+
+    monkeypatch.setattr(smooth, "served", none)
+    monkeypatch.setattr(rescaled, "served", lambda control, _: np.zeros(len(control), dtype=bool))
+
+
+def agree(found, wanted):
+    sd = wanted.sd
+    assert np.abs(found.p_above - wanted.p_above).max() <= 1e-6
+    for name in ("mean", "hdi_low", "hdi_high"):
+        assert (np.abs(getattr(found, name) - getattr(wanted, name)) <= 1e-4 * sd).all(), name
+    assert np.allclose(found.sd, sd, rtol=1e-5)
+    for name in ("loss", "gain"):
+        size = getattr(wanted, name)
+        stated = size > 1e-6 * sd
+        assert np.allclose(getattr(found, name)[stated], size[stated], rtol=1e-4), name
+
+
+@pytest.mark.parametrize("kind", ["rates", "events", "means"])
+@pytest.mark.parametrize("effect", [relative_effect, absolute_effect])
+@pytest.mark.parametrize("prior", [FLAT, Prior(), Prior(family="normal", scale=0.02)], ids=lambda prior: prior.id)
+def test_closed_forms_agree_with_nodes(kind, effect, prior, request):
+    pair = arms(kind)
+    found = effect(*pair, prior, CUTS)
+    request.getfixturevalue("by_nodes")
+    agree(found, effect(*pair, prior, CUTS))
+
+
+def test_most_rows_are_served_without_nodes():
+    pair = arms("rates")
+    rows = [row for some, _ in smooth.served(*pair, smooth.log_ratio) for row in some]
+    assert len(rows) == len(set(rows)) > 0.8 * ROWS
+
+
+@pytest.mark.parametrize("kind", ["rates", "events", "means"])
+@pytest.mark.parametrize("largest", [True, False])
+def test_the_best_of_three_agrees_on_the_lattice_and_on_nodes(kind, largest, monkeypatch):
+    three = [arm.take(np.arange(3)) for arm in arms(kind, 3)]
+    for prior in (FLAT, Prior()):
+        found = prob_best(three, prior, largest=largest)
+        monkeypatch.setattr("expnb.posterior.lattice.shares", lambda *_, **__: iter(()))
+        assert np.abs(found - share_best(three, prior, largest=largest)).max() <= 1e-6
+        monkeypatch.undo()
+
+
+def test_the_best_of_many_normal_means_with_equal_estimates_is_anyone():
+    same = NormalMean(np.full(4, 3.0), np.full(4, 0.1))
+    assert np.allclose(prob_best([same] * 5, FLAT, largest=True), 0.2, atol=1e-9)
+
+
+def test_a_point_at_no_effect_is_not_better_than_control():
+    pair = [Binomial(np.full(1, 1_000.0), np.full(1, 10_000.0))] * 3
+    half = Prior(family="learnt", scales=(0.03,), weights=(1.0,), null_share=0.5)
+    shares = prob_best(pair, half, largest=True)[0]
+    assert shares[0] > 0.5
+    assert shares.sum() == pytest.approx(1)
+
+
+def test_cuts_may_differ_by_row():
+    pair, cuts = arms("rates"), np.linspace(-0.02, 0.02, ROWS)[:, None]
+    for effect in (relative_effect, absolute_effect):
+        for prior in (FLAT, Prior()):
+            found = effect(*pair, prior, cuts, chart=False).p_above[:, 0]
+            one = [
+                effect(*(arm.take(np.array([row])) for arm in pair), prior, cuts[row], chart=False) for row in (0, 7)
+            ]
+            assert found[[0, 7]] == pytest.approx([part.p_above[0, 0] for part in one], abs=1e-9)
+
+
+def test_without_a_chart_the_figures_are_the_same():
+    pair = arms("means")
+    with_chart, without = (absolute_effect(*pair, Prior(), CUTS, chart=chart) for chart in (True, False))
+    assert without.grid.shape == (ROWS, 0)
+    assert np.array_equal(with_chart.p_above, without.p_above)
+    assert np.array_equal(with_chart.hdi_low, without.hdi_low)
+
+
+def test_a_chart_of_a_large_sample_integrates_to_one():
+    for effect in (relative_effect, absolute_effect):
+        for prior in (FLAT, Prior()):
+            found = effect(*arms("rates"), prior, CUTS)
+            area = np.trapezoid(found.density, found.grid, axis=1)
+            assert np.allclose(area, 1, atol=2e-3)
+
+
+def test_a_bell_has_no_terms():
+    bell = Edgeworth.of(np.array([[2.0], [4.0], [0.0], [0.0], [0.0], [0.0]]))
+    assert len(bell.terms) == 1
+    assert bell.below(bell.z(np.array([[2.0 + 2 * 1.959963984540054]])))[0, 0] == pytest.approx(0.975, abs=1e-12)
+
+
+def test_the_normal_distribution_function_is_one_function_at_any_size():
+    z = np.linspace(-37, 9, MANY)
+    assert np.allclose(cdf(z)[:50], cdf(z[:50]), rtol=1e-12)
+    assert cdf(np.zeros((2, 3))).shape == (2, 3)
