@@ -4,11 +4,21 @@ from scipy import stats
 
 from expnb.errors import EngineError, NameNotFoundError
 from expnb.models import build
-from expnb.models.conversion import Counts, conversion_model, standard
+from expnb.models.conversion import conversion_data, conversion_model
+from expnb.posterior.arms import Binomial
 from expnb.spec.metric import Metric
 from expnb.spec.prior import FLAT, Prior
 
-COUNTS = Counts(("control", "a", "b"), np.array([120.0, 110.0, 90.0]), np.array([30.0, 41.0, 20.0]))
+COUNTS = Binomial(np.array([30.0, 41.0, 20.0]), np.array([120.0, 110.0, 90.0]))
+VARIANTS = ("control", "a", "b")
+
+
+def standard(counts, prior):
+    numbers = conversion_data(counts, prior)
+    return numbers["centre"], numbers["spread"]
+
+
+LEARNT = Prior(family="learnt", scales=(0.02, 0.2), weights=(0.6, 0.4), null_share=0.5)
 PRIORS = [Prior(), Prior(family="normal", scale=0.2), FLAT]
 
 
@@ -33,7 +43,7 @@ def log_density(standardised, prior):
         prior.family
     )
     total = (
-        stats.binom.logpmf(COUNTS.conversions, COUNTS.units, rates_of(standardised, prior)).sum()
+        stats.binom.logpmf(COUNTS.successes, COUNTS.units, rates_of(standardised, prior)).sum()
         + np.linalg.slogdet(jacobian)[1]
     )
     return total if believed is None else total + believed.logpdf(parameters(standardised, prior)[1:]).sum()
@@ -42,7 +52,7 @@ def log_density(standardised, prior):
 @pytest.mark.slow
 @pytest.mark.parametrize("prior", PRIORS, ids=lambda prior: prior.family)
 def test_the_density_of_the_model_is_likelihood_times_prior_up_to_one_constant(prior):
-    log_p = conversion_model(COUNTS, prior).compile_logp(mode="FAST_COMPILE")
+    log_p = conversion_model(COUNTS, prior, VARIANTS).compile_logp(mode="FAST_COMPILE")
     points = np.random.default_rng(1).normal(0, 2, (8, 3))
     constant = [float(log_p({"standardised": point})) - log_density(point, prior) for point in points]
     assert np.ptp(constant) < 1e-5
@@ -66,10 +76,11 @@ def test_build_can_leave_other_treatments_out(three_arms):
 
 
 def test_build_refuses_a_metric_without_a_model(experiment_of, cells_of):
-    spend = Metric(name="spend", kind="mean", role="goal", rope=0.01)
+    spend = Metric(name="spend", kind="quantile", q=0.9, role="goal", rope=0.01)
     counts = {"control": (100, 10), "a": (100, 12)}
     with pytest.raises(
-        EngineError, match=r"metric 'spend' is a mean; the pymc engine knows conversion so far\. Use engine='exact'"
+        EngineError,
+        match=r"metric 'spend' is a quantile, for which the pymc engine has no model\. Use engine='exact', or leave the metric out\.",
     ):
         build(experiment_of(*counts, metrics=(spend,)), cells_of(counts, metrics=("spend",)), "spend")
 
@@ -93,14 +104,14 @@ def test_build_names_what_it_does_not_know(three_arms, options):
 )
 @pytest.mark.parametrize("prior", PRIORS, ids=lambda prior: prior.family)
 def test_the_scale_given_to_the_sampler_is_finite_and_at_the_top_of_the_density(units, conversions, prior):
-    counts = Counts(("control", "a"), np.array(units, dtype=float), np.array(conversions, dtype=float))
+    counts = Binomial(np.array(conversions, dtype=float), np.array(units, dtype=float))
     centre, spread = standard(counts, prior)
     assert np.isfinite(spread).all()
     assert (np.diag(spread) > 0).all()
 
     def height(log_odds):
         log_rate, log_miss = -np.logaddexp(0, -log_odds), -np.logaddexp(0, log_odds)
-        total = (counts.conversions * log_rate + (counts.units - counts.conversions) * log_miss).sum() + log_miss.sum()
+        total = (counts.successes * log_rate + (counts.units - counts.successes) * log_miss).sum() + log_miss.sum()
         if prior.family == "flat":
             return total + log_rate.sum()
         ratio = log_rate[1] - log_rate[0]

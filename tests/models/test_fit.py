@@ -159,9 +159,9 @@ def test_options_of_the_sampler_are_refused_where_nothing_is_sampled(cookie_cats
 
 
 def test_a_metric_without_a_model_is_refused_before_anything_is_sampled(experiment_of, cells_of):
-    spend = Metric(name="spend", kind="mean", role="guardrail", margin=0.01)
+    spend = Metric(name="spend", kind="ratio", numerator="spend", denominator="visits", role="guardrail", margin=0.01)
     counts = {"control": (100, 10), "a": (100, 12)}
-    with pytest.raises(EngineError, match="metric 'spend' is a mean"):
+    with pytest.raises(EngineError, match="metric 'spend' is a ratio"):
         fit(experiment_of(*counts, metrics=(GOAL, spend)), cells_of(counts, metrics=(METRIC, "spend")), engine="pymc")
 
 

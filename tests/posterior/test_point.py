@@ -55,7 +55,7 @@ def brute(prior, likelihood):
     above = []
     for cut in CUTS:
         x = np.log1p(cut)
-        over = np.concatenate([[x], GRID[GRID > x]])
+        over = np.concatenate([[x], GRID[x < GRID]])
         at = np.exp(np.interp(over, GRID, np.log(np.maximum(likelihood, 1e-300)))) * prior_density(prior, over)
         above.append(rest * np.trapezoid(at, over) + null * (cut < 0))
     mean = rest * np.trapezoid(weight * effect, GRID)

@@ -52,8 +52,8 @@ def test_segments_are_drawn_together_and_say_by_how_much(pooled):
     for effect in raw.values():
         assert effect.prior == "pooled over 3 segments by platform, student_t(4, 0, 0.03)"
         assert 0 < effect.shrinkage < 1
-        low, high = sorted((effect.effect_rel, pooled.pooled[0].effect_rel_post))
-        assert low < effect.effect_rel_post < high
+        together = pooled.pooled[0].effect_rel_post
+        assert abs(effect.effect_rel_post - together) < abs(effect.effect_rel - together)
     assert raw["tablet"].shrinkage > raw["desktop"].shrinkage  # the fewer units, the more is borrowed
     assert pooled.effect("bought", "new").shrinkage is None
 

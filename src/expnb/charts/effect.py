@@ -82,6 +82,8 @@ def _sentence(row: Row, control: str) -> str:
     interval = f" (95 % HDI {_interval(row)})" if row.low is not None else ""
     kind = "relative" if row.scale == "relative" else "absolute"
     better = f"better with probability {words.probability(row.effect.p_improvement)}"
+    if row.effect.p_null:
+        better += f", exactly without effect with {words.probability(row.effect.p_null)}"
     return f"{about}: {kind} effect {'without a mean' if row.mean is None else _amount(row, row.mean)}{interval}, {better}; raw effect {_raw(row)}.{note}"
 
 
@@ -111,7 +113,12 @@ def _legend(rows: Sequence[Row]) -> str:
     margin = (
         f"Harm beyond the margin of {first.measure.distance(first.margin)} is not tolerated. " if first.margin else ""
     )
-    return rope + margin
+    null = (
+        "The bar at 0 is the probability of exactly no effect, full height being 100 %; the density shows how the rest is spread. "
+        if any(row.effect.p_null for row in rows)
+        else ""
+    )
+    return rope + margin + null
 
 
 # --- drawn ------------------------------------------------------------------------------------
@@ -163,6 +170,7 @@ def _row(row: Row, ends: Ends, *, head: bool) -> Layer:
     layers = [
         *_lines(row, frame, head=head),
         *_density(row, frame),
+        *_point(row, frame),
         *_interval_marks(row, frame),
         *_raw_marks(row, frame),
     ]
@@ -205,6 +213,7 @@ def _line_labels(row: Row, frame: Frame) -> list[Layer]:
 def _density(row: Row, frame: Frame) -> list[Layer]:
     """The density, its better side shaded and labelled with its probability."""
     tip = f"P(better) {words.probability(row.effect.p_improvement)}"
+    none = "" if not row.effect.p_null else f"  ·  P(no effect) {words.probability(row.effect.p_null)}"
     curve = [{"x": float(x), "y": float(y), "base": 0.0} for x, y in zip(row.x, row.y, strict=True)]
     sides = (("worse", WORSE, 0.35, -row.sign), ("better", BETTER, 0.8, row.sign))
     areas = [
@@ -212,7 +221,24 @@ def _density(row: Row, frame: Frame) -> list[Layer]:
         for name, colour, opacity, side in sides
     ]
     peak = float(row.x[row.y.argmax()])
-    return [*areas, frame.text(centred(peak, tip, frame.ends), _LABEL, tip, colour=BETTER, bold=True)]
+    label = tip + none
+    return [*areas, frame.text(centred(peak, label, frame.ends), _LABEL, label, colour=BETTER, bold=True)]
+
+
+def _point(row: Row, frame: Frame) -> list[Layer]:
+    """The probability of exactly no effect as a bar at 0, as high as its share of the row."""
+    null = row.effect.p_null
+    if not null or not frame.shown(0):
+        return []
+    tip = alt.value(f"P(exactly no effect) {words.probability(null)}; the density shows the rest")
+    bar = alt.Chart(values({"x": 0, "y": 0, "top": null})).mark_rule(color=TEXT, strokeWidth=7, opacity=1)
+    head = alt.Chart(values({"x": 0, "y": null})).mark_point(
+        filled=True, shape="square", size=90, color=TEXT, opacity=1
+    )
+    return [
+        bar.encode(x=x_of(frame.ends), y=y_of(frame.heights), y2="top:Q", tooltip=tip),
+        head.encode(x=x_of(frame.ends), y=y_of(frame.heights), tooltip=tip),
+    ]
 
 
 def _area(

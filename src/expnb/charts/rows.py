@@ -28,6 +28,7 @@ FIGURES = (
     "p_above_rope",
     "p_harm",
     "p_rope",
+    "p_null",
     "expected_loss",
     "p_best",
 )
@@ -94,6 +95,7 @@ class Row:
             "p_above_rope": effect.p_above_rope,
             "p_harm": effect.p_harm,
             "p_rope": effect.p_rope,
+            "p_null": effect.p_null,
             "expected_loss": self.loss,
             "p_best": effect.p_best,
         }

@@ -175,7 +175,7 @@ def _segment(group: Sequence[Comparison], exact: Sequence[Effect], prior: Prior,
 def _sampled(
     table: Table, row: int, asked: Question, trace: Trace, best: FloatArray | None, exact: Effect, *, alone: bool
 ) -> _Sampled:
-    """One effect from its draws; harm without a prior is the exact engine's, because harm is judged without sampling."""
+    """One effect from its draws; harm without a prior and the Bayes factor are the exact engine's, which needs no second run for them."""
     pair, sign = table.pairs[row], table.pairs[row].sign
     none, up, down, harm = table.cuts[row].tolist()
     cuts = (none, up, down, harm)
@@ -200,6 +200,7 @@ def _sampled(
             scale=exact.scale,
             note=exact.note,
             p_harm_flat=exact.p_harm_flat,
+            log_bayes_factor=exact.log_bayes_factor,
         ),
         gaps,
     )

@@ -15,6 +15,8 @@ from expnb.spec.prior import Prior
 if TYPE_CHECKING:
     import pymc as pm
 
+_NORMAL_DF = 1e12  # as good as a Normal
+
 
 def mean_model(arms: NormalMean | StudentMean, prior: Prior, variants: Sequence[str]) -> pm.Model:
     """The model of one mean: what revenue per user, durations and counts that vary more than Poisson ones come down to.
@@ -73,7 +75,7 @@ def mean_model(arms: NormalMean | StudentMean, prior: Prior, variants: Sequence[
 def mean_data(arms: NormalMean | StudentMean, prior: Prior) -> Data:
     """Every number of the model, by the name of its `pm.Data`."""
     numbers: Data = {"observed": arms.mean, "se": arms.se}
-    df = arms.df if isinstance(arms, StudentMean) else np.full(len(arms), np.inf)
+    df = arms.df if isinstance(arms, StudentMean) else np.full(len(arms), _NORMAL_DF)
     if isinstance(arms, StudentMean):
         numbers["df"] = df
     if prior.family == "flat":
@@ -83,7 +85,7 @@ def mean_data(arms: NormalMean | StudentMean, prior: Prior) -> Data:
     def at(log_mean: FloatArray) -> Slope:
         mean = np.exp(log_mean)
         z = (mean - arms.mean) / arms.se
-        weight = np.where(np.isfinite(df), (df + 1.0) / (df + z * z), 1.0) * (mean / arms.se) ** 2
+        weight = (df + 1.0) / (df + z * z) * (mean / arms.se) ** 2
         return Slope(own - weight * (mean - arms.mean) / mean, weight, log_mean, np.ones(len(arms)))
 
     return numbers | standard(at, np.log(arms.mean), prior)

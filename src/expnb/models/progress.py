@@ -16,7 +16,8 @@ EVERY_SECONDS = 0.5  # to count draws takes a tenth of that
 @contextmanager
 def bar(what: str, total: int, done: Callable[[], int], *, wanted: bool) -> Iterator[Callable[[], None]]:
     """A function to call often; it shows how many draws of `total` are `done`, and the bar leaves with the block."""
-    begin, bars, seen = time.monotonic(), [], [-1.0]
+    begin, seen = time.monotonic(), [-1.0]
+    bars: list[Any] = []
 
     def show() -> None:
         seconds = time.monotonic() - begin
@@ -57,6 +58,7 @@ def can_draw() -> bool:
 
 
 def _tqdm(**options: object) -> Any:  # noqa: ANN401 - a widget or a line of text
-    from tqdm.auto import tqdm  # noqa: PLC0415 - only for what takes long
+    from tqdm import auto  # noqa: PLC0415 - only for what takes long
 
-    return tqdm(**options)
+    made: Callable[..., Any] = auto.tqdm
+    return made(**options)

@@ -91,6 +91,16 @@ class Question:
         return f"metric {self.metric!r}, {' and '.join(self.variants[1:])} against {self.variants[0]}, {self.segment}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A model of some arms, before it is known whose."""
+
+    name: str
+    numbers: Data
+    make: Callable[[Sequence[str]], pm.Model]
+    level: str
+
+
 def check_kind(metric: Metric) -> None:
     """Refuse a metric for which there is no PyMC model.
 
@@ -120,25 +130,26 @@ def arms_question(table: Table, rows: Sequence[int], control: str, prior: Prior)
         check_kind(pairs[0].metric)
     exists = bool(table.relative[chosen].all())
     prior = prior if exists else FLAT
-    arms = _stacked(*table.arms(chosen, family))
-    variants = (control, *(pair.variant for pair in pairs))
-    ask = partial(_asked, pairs[0], variants, prior, has_ratio=exists)
-    size, kind = len(variants), kind_of(prior)
+    model = _model_of(_stacked(*table.arms(chosen, family)), prior)
+    return _asked(pairs, control, prior, model, monitored=("effect_rel", "effect_abs") if exists else ("effect_abs",))
+
+
+def _model_of(arms: Arm, prior: Prior) -> _Model:
     if isinstance(arms, Binomial):
         name = "conversion" if is_whole(arms) else "adjusted conversion"
-        return ask((name, kind, size), conversion_data(arms, prior), partial(conversion_model, arms, prior), "rate")
+        return _Model(name, conversion_data(arms, prior), partial(conversion_model, arms, prior), "rate")
     if isinstance(arms, Poisson):
-        return ask(("count", kind, size), count_data(arms, prior), partial(count_model, arms, prior), "rate")
+        return _Model("count", count_data(arms, prior), partial(count_model, arms, prior), "rate")
     assert isinstance(arms, NormalMean | StudentMean)  # noqa: S101 - a ratio was refused
     name = "mean" if isinstance(arms, NormalMean) else "mean of few"
-    return ask((name, kind, size), mean_data(arms, prior), partial(mean_model, arms, prior), "mean")
+    return _Model(name, mean_data(arms, prior), partial(mean_model, arms, prior), "mean")
 
 
 def histogram_question(
     pairs: Sequence[Comparison], cells: Cells, where: BoolArray, control: str, prior: Prior
 ) -> Question:
     """A count with a negative Binomial likelihood."""
-    variants, chosen, column = _whole_column(pairs, cells, where, control, "negative_binomial")
+    chosen, column = _whole_column(pairs, cells, where, control, "negative_binomial")
     bins = column.bins
     if bins is None:
         raise EngineError(
@@ -162,23 +173,17 @@ def histogram_question(
         value=np.round(values),
         units=np.concatenate([own.n for own in entries]).astype(np.float64),
     )
-    return _asked(
-        pairs[0],
-        variants,
-        prior,
-        ("negative Binomial", kind_of(prior), len(variants)),
-        negative_binomial_data(arms, prior),
-        partial(negative_binomial_model, arms, prior),
-        "rate",
-        also=("overdispersion",),
+    model = _Model(
+        "negative Binomial", negative_binomial_data(arms, prior), partial(negative_binomial_model, arms, prior), "rate"
     )
+    return _asked(pairs, control, prior, model, monitored=("effect_rel", "effect_abs", "overdispersion"))
 
 
 def payers_question(
     pairs: Sequence[Comparison], cells: Cells, where: BoolArray, control: str, prior: Prior
 ) -> Question:
     """Revenue as share of payers times mean per payer."""
-    variants, chosen, column = _whole_column(pairs, cells, where, control, "hurdle")
+    chosen, column = _whole_column(pairs, cells, where, control, "hurdle")
     logs = column.logs
     if logs is None or (column.low[where] < 0).any():
         raise EngineError(
@@ -200,17 +205,9 @@ def payers_question(
         per_payer=each,
         per_payer_se=np.sqrt(np.maximum(squares, 0.0)) / some,
     )
-    return _asked(
-        pairs[0],
-        variants,
-        prior,
-        ("hurdle", kind_of(prior), len(variants)),
-        hurdle_data(arms, prior),
-        partial(hurdle_model, arms, prior),
-        "mean",
-        also=("share", "per_payer"),
-        checks=(tail(pairs[0].metric.name, arms, variants),),
-    )
+    model = _Model("hurdle", hurdle_data(arms, prior), partial(hurdle_model, arms, prior), "mean")
+    asked = _asked(pairs, control, prior, model, monitored=("effect_rel", "effect_abs", "share", "per_payer"))
+    return replace(asked, checks=(tail(pairs[0].metric.name, arms, asked.variants),))
 
 
 def segments_question(pairs: Sequence[Comparison], by: str, control: str, prior: Prior) -> Question:
@@ -244,7 +241,7 @@ def segments_question(pairs: Sequence[Comparison], by: str, control: str, prior:
         ("segments", FAMILIES[family], whole(control_arm, treatment_arm), kind_of(prior), len(rows)),
         segments_data(control_arm, treatment_arm, prior),
         partial(segments_model, control_arm, treatment_arm, prior),
-        tuple(pairs[row].segment for row in rows),
+        tuple(pairs[row].segment for row in rows.tolist()),
         ("mu", "tau", "log_ratio"),
         "",
         prior,
@@ -257,38 +254,28 @@ def whole(*arms: Arm) -> bool:
 
 
 def _asked(
-    pair: Comparison,
-    variants: tuple[str, ...],
-    prior: Prior,
-    shape: Shape,
-    numbers: Data,
-    make: Callable[[Sequence[str]], pm.Model],
-    level: str,
-    *,
-    has_ratio: bool = True,
-    also: tuple[str, ...] = (),
-    checks: tuple[Check, ...] = (),
+    pairs: Sequence[Comparison], control: str, prior: Prior, model: _Model, *, monitored: tuple[str, ...]
 ) -> Question:
-    effects = ("effect_rel", "effect_abs") if has_ratio else ("effect_abs",)
+    variants = (control, *(pair.variant for pair in pairs))
+    shape = (model.name, kind_of(prior), len(variants))
     return Question(
-        pair.metric.name,
-        pair.segment,
+        pairs[0].metric.name,
+        pairs[0].segment,
         variants,
         shape,
-        numbers,
-        make,
+        model.numbers,
+        model.make,
         variants,
-        (level, *effects, *also),
-        level,
+        (model.level, *monitored),
+        model.level,
         prior,
-        checks,
     )
 
 
 def _whole_column(
     pairs: Sequence[Comparison], cells: Cells, where: BoolArray, control: str, family: Family
-) -> tuple[tuple[str, ...], list[BoolArray], MetricCells]:
-    """Variants, the cells of each, and the sums of the metric without its cap."""
+) -> tuple[list[BoolArray], MetricCells]:
+    """The cells of each variant, and the sums of the metric without its cap."""
     metric = pairs[0].metric
     if metric.kind != KINDS[family]:
         raise EngineError(
@@ -300,7 +287,7 @@ def _whole_column(
         )
     variants = (control, *(pair.variant for pair in pairs))
     column = cells.metrics[metric.name]
-    return variants, [where & (cells.variant == name) for name in variants], replace(column, cap=None)
+    return [where & (cells.variant == name) for name in variants], replace(column, cap=None)
 
 
 def _stacked(control: Arm, treatment: Arm) -> Arm:

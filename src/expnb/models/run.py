@@ -184,7 +184,7 @@ def build(
     return _question(experiment, data, metric, treatments, segment, by, family, prior).model()
 
 
-def sample(
+def sample(  # noqa: PLR0913 - options of one verb
     experiment: Experiment,
     data: Cells | HasCells,
     metric: str,
@@ -268,6 +268,21 @@ def _question(
     known = list(comparisons(experiment, cells, asked))
     if by:
         return _pooled(known, by, wanted, family, experiment, prior)
+    table, rows = _rows(known, segment, wanted)
+    if family is None:
+        return arms_question(table, rows, experiment.control, prior)
+    where = dict(selections(experiment, cells))[segment]
+    verb = payers_question if family == "hurdle" else histogram_question
+    pairs = [table.pairs[row] for row in rows]
+    made = verb(pairs, cells, cells.n >= 0 if where is None else where, experiment.control, prior)
+    for check in made.checks:
+        if check.outcome != "ok":
+            warnings.warn(check.sentence, RuntimeWarning, stacklevel=4)
+    return made
+
+
+def _rows(known: Sequence[Comparison], segment: str, wanted: Sequence[str]) -> tuple[Table, list[int]]:
+    """All comparisons of a segment, and the rows of some treatments."""
     group = [pair for pair in known if pair.segment == segment]
     if not group:
         raise NameNotFoundError("segment", segment, list(dict.fromkeys(pair.segment for pair in known)))
@@ -276,18 +291,9 @@ def _question(
     for row in rows:
         if table.missing[row]:
             raise PosteriorError(
-                f"metric {metric!r}, {group[row].variant} in {segment}: {table.missing[row]}. Wait for more units, or leave this treatment out."
+                f"metric {group[row].metric.name!r}, {group[row].variant} in {segment}: {table.missing[row]}. Wait for more units, or leave this treatment out."
             )
-    if family is None:
-        return arms_question(table, rows, experiment.control, prior)
-    where = dict(selections(experiment, cells))[segment]
-    chosen = cells.n >= 0 if where is None else where
-    verb = payers_question if family == "hurdle" else histogram_question
-    made = verb([group[row] for row in rows], cells, chosen, experiment.control, prior)
-    for check in made.checks:
-        if check.outcome != "ok":
-            warnings.warn(check.sentence, RuntimeWarning, stacklevel=4)
-    return made
+    return table, rows
 
 
 def _pooled(

@@ -17,7 +17,7 @@ from expnb.posterior.grid import Panels
 from expnb.posterior.hdi import PROB
 from expnb.posterior.quantity import CHART_POINTS, Quantity
 
-LEAST_COUNT = 30
+LEAST_COUNT = 35
 """Conversions, and units without one, from which on a rate is served."""
 LARGEST_ERROR = 0.15
 """Of a Normal mean, as a share of it, up to which it is served: the control's mean given the ratio is then Normal for all that the data say."""

@@ -21,7 +21,8 @@ from expnb.posterior.quantity import CHART_POINTS, Quantity
 LARGEST_ERROR = 0.025
 """Of a Normal mean, as a share of it, up to which its logarithm is served; up to twice that near no effect."""
 
-_SERVED = ((50.0, 3.0, 8), (200.0, math.inf, 8), (2_000.0, math.inf, 6))
+_OF_LOG_RATIO = ((20.0, 1.5, 8), (40.0, 3.0, 8), (200.0, math.inf, 8), (2_000.0, math.inf, 6))
+_OF_DIFFERENCE = _OF_LOG_RATIO[1:]
 """From so many conversions, and as many units without one, up to so many standard deviations from no effect, by so many cumulants: the error of a probability stays below 1e-6, and that of a loss below 1e-4 of it.
 
 The series is an asymptotic one: with fewer conversions more cumulants make it worse.
@@ -57,8 +58,9 @@ def difference(control: Arm, treatment: Arm, order: int) -> FloatArray:
 def served(control: Arm, treatment: Arm, quantity: Cumulants) -> Iterator[tuple[IntArray, FloatArray]]:
     """Rows that are close enough to a bell, and the cumulants of their log ratio or difference; every row at most once."""
     size = np.minimum(_size(control, quantity), _size(treatment, quantity))
-    limits = [*(least for least, _, _ in _SERVED[1:]), math.inf]
-    for (least, farthest, order), limit in zip(_SERVED, limits, strict=True):
+    kinds = _OF_DIFFERENCE if quantity is difference else _OF_LOG_RATIO
+    limits = [*(least for least, _, _ in kinds[1:]), math.inf]
+    for (least, farthest, order), limit in zip(kinds, limits, strict=True):
         rows = np.flatnonzero((size >= least) & (size < limit))
         if len(rows):
             found = quantity(control.take(rows), treatment.take(rows), order)
@@ -74,9 +76,11 @@ def _size(arm: Arm, quantity: Cumulants) -> FloatArray:
         return arm.total
     if isinstance(arm, NormalMean):
         if quantity is difference:
-            return np.full(len(arm), _SERVED[-1][0])
+            return np.full(len(arm), _OF_DIFFERENCE[-1][0])
         error = arm.se / arm.mean
-        return np.select([error <= LARGEST_ERROR, error <= 2.0 * LARGEST_ERROR], [_SERVED[1][0], _SERVED[0][0]], 0.0)
+        return np.select(
+            [error <= LARGEST_ERROR, error <= 2.0 * LARGEST_ERROR], [_OF_LOG_RATIO[2][0], _OF_LOG_RATIO[1][0]], 0.0
+        )
     return np.zeros(len(arm))
 
 
