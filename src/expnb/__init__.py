@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from expnb.decisions.decide import decide
     from expnb.decisions.decision import Decision
     from expnb.decisions.plan import RampPlan, plan_ramp
+    from expnb.decisions.sensitivity import Sensitivity, sensitivity
     from expnb.models.fit import fit
     from expnb.posterior.learn import learn_prior
     from expnb.posterior.plain import plain_odds
@@ -41,6 +42,7 @@ _HOMES = {
     "Posterior": "expnb.posterior.posterior",
     "Prior": "expnb.spec.prior",
     "RampPlan": "expnb.decisions.plan",
+    "Sensitivity": "expnb.decisions.sensitivity",
     "Warehouse": "expnb.cohorts.warehouse",
     "Workspace": "expnb.workspace",
     "decide": "expnb.decisions.decide",
@@ -53,6 +55,7 @@ _HOMES = {
     "plan_ramp": "expnb.decisions.plan",
     "read_experiment": "expnb.spec.read",
     "score_prior": "expnb.posterior.score",
+    "sensitivity": "expnb.decisions.sensitivity",
 }
 _MODULES = ("charts", "datasets", "demo", "errors", "flags", "models", "reports", "widgets")
 
@@ -66,6 +69,7 @@ __all__ = [
     "Posterior",
     "Prior",
     "RampPlan",
+    "Sensitivity",
     "Warehouse",
     "Workspace",
     "__version__",
@@ -86,6 +90,7 @@ __all__ = [
     "read_experiment",
     "reports",
     "score_prior",
+    "sensitivity",
     "widgets",
 ]
 

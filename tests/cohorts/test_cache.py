@@ -1,5 +1,6 @@
 """The cache: the same cells, read once."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -162,6 +163,57 @@ def test_another_question_is_read_anew(read, folder):
         cohort, files = read(experiment)
         assert len(files) == 3
         assert "reads other columns than before" in note(cohort)
+        same(cohort, direct(folder, experiment))
+
+
+def age(path, days):
+    """As if a file had been written some days ago."""
+    state = path.stat()
+    os.utime(path, (state.st_atime, state.st_mtime - days * 86_400))
+
+
+def test_cells_that_nobody_used_for_a_week_are_deleted(read, folder):
+    read()
+    cache = folder / "cache" / EXPERIMENT.name
+    old = set(cache.iterdir())
+    assert len(old) == 7  # three files of cells, three of units, one of all
+    other = replace(EXPERIMENT, segments=())
+    read(other)
+    assert old < set(cache.iterdir())  # another version of the experiment may still be in use
+    own = set(cache.iterdir()) - old
+    torn = cache / ".torn.parquet.0"
+    torn.write_bytes(b"")
+    for path in (*old, torn):
+        age(path, 8)
+    write(folder, 3, day_of(3))
+    cohort, files = read(other)
+    assert files == ["day-3"]
+    left = set(cache.iterdir())
+    assert not left & {*old, torn}
+    assert {path for path in own if not path.name.startswith("all.")} < left
+    same(cohort, direct(folder, other))
+
+
+def test_cells_of_files_that_are_gone_are_deleted_after_a_week_and_known_ones_stay(read, folder):
+    read()
+    (folder / "days" / "day-1.parquet").unlink()
+    for path in (folder / "cache").rglob("*"):
+        if path.is_file():
+            age(path, 30)
+    write(folder, 3, day_of(3))
+    cohort, files = read()
+    assert files == ["day-3"]
+    assert len(list((folder / "cache").rglob("*.units"))) == 3
+    same(cohort, direct(folder))
+    assert read()[1] == []
+
+
+def test_rows_outside_of_the_agreed_days_are_counted_also_from_the_cache(read, folder):
+    experiment = replace(EXPERIMENT, start=date(2026, 3, 2), end=date(2026, 3, 3))
+    for _ in range(2):
+        cohort, _ = read(experiment)
+        check = next(check for check in cohort.checks if check.name == "outside")
+        assert check.sentence == "400 units are dated outside of 2026-03-02 to 2026-03-03 and were left out."
         same(cohort, direct(folder, experiment))
 
 

@@ -390,22 +390,74 @@ def test_a_missing_segment_value_is_a_segment_of_its_own():
     assert load_cohort(experiment_of(segments=("city",)), frame).cells.segment_values("city") == ["(none)", "x"]
 
 
-@pytest.mark.parametrize(("gap", "outcome"), [(0.0, None), (1e3, None), (1e5, "warn"), (1e7, "block"), (1e9, "block")])
+def far_apart(by, gap, rng):
+    """Values of which half lie far from the others, by arm or by city; whole numbers, so that sums of theirs are exact."""
+    far = (np.arange(N) % 2 if by == "arm" else np.arange(N) // 2 % 2) == 1
+    return far, rng.choice([-1.0, 0.0, 1.0], N) + np.where(far, gap, 0.0)
+
+
+@pytest.mark.parametrize("gap", [1e3, 1e5, 1e7, 1e9, 1e12])
 @pytest.mark.parametrize("by", ["arm", "segment"])
-def test_groups_so_far_apart_that_a_variance_loses_its_digits_are_said(by, gap, outcome):
-    rng = np.random.default_rng(1)
-    far = np.arange(N) % 2 if by == "arm" else np.arange(N) // 2 % 2
-    y = rng.normal(0, 1, N) + np.where(far, gap, 0.0)
+@pytest.mark.parametrize("hole", [False, True], ids=["complete", "masked"])
+def test_groups_far_apart_keep_all_digits_of_their_variances(by, gap, hole):
+    far, y = far_apart(by, gap, np.random.default_rng(1))
+    y[LATE] = NAN if hole else y[LATE]
+    city = np.where(far, "far", None)  # a segment may be empty
+    cohort = load_cohort(experiment_of(metric_of("mean"), segments=("city",)), frame_of(y=y, city=city))
+    assert not [check for check in cohort.checks if check.name == "digits:m"]
+    arms, there = np.resize(["a", "b"], N), ~np.isnan(y)
+    for arm in "ab":
+        for value, group in (("far", far), ("(none)", ~far)):
+            own = group & (arms == arm) & there
+            if own.any():
+                found = cohort.cells.moments("m", arm, cohort.cells.segments["city"] == value)
+                base = gap if value == "far" else 0.0
+                assert found.mean == pytest.approx(base + (y[own] - base).mean(), rel=1e-14)
+                assert found.variance == pytest.approx((y[own] - base).var(ddof=1), rel=1e-10)
+        own = (arms == arm) & there
+        agree(cohort.cells.moments("m", arm), y[own])
+
+
+@pytest.mark.parametrize("gap", [1e7, 1e9])
+def test_ratios_and_covariates_of_arms_far_apart_keep_their_digits(gap):
+    rng = np.random.default_rng(2)
+    far, x = far_apart("arm", gap, rng)
+    y = x + rng.choice([-1.0, 0.0, 1.0], N) + 5.0
+    frame = frame_of(y=y, x=x)
+    covariate = cells_of(metric_of("mean", covariate="x"), frame)
+    ratio = cells_of(metric_of("ratio", numerator="y", denominator="x"), frame) if gap == 1e7 else None
+    for arm, own, base in (("a", ~far, 0.0), ("b", far, gap)):
+        column = covariate.metrics["m"]
+        found = column.joint_moments(column.covariate, covariate.variant == arm)
+        one, other = y[own] - base, x[own] - base
+        assert found.yy == pytest.approx(((one - one.mean()) ** 2).sum(), rel=1e-10)
+        assert found.xx == pytest.approx(((other - other.mean()) ** 2).sum(), rel=1e-10)
+        assert found.xy == pytest.approx(((one - one.mean()) * (other - other.mean())).sum(), rel=1e-10)
+        if ratio is not None and arm == "b":
+            whole = ratio.moments("m", "b")
+            value = y[own].sum() / x[own].sum()
+            linear = (y[own] - value * x[own]) / x[own].mean()
+            assert whole.mean == pytest.approx(value, rel=1e-14)
+            assert whole.se == pytest.approx(math.sqrt(linear.var(ddof=1) / own.sum()), rel=1e-6)
+
+
+def test_a_cap_over_arms_far_apart_is_that_of_numpy():
+    far, y = far_apart("arm", 1e8, np.random.default_rng(3))
+    y = np.abs(y)
+    cells = cells_of(metric_of("revenue", cap=1e8), frame_of(y=y))
+    edge = cells.metrics["m"].cap
+    for arm, own in (("a", ~far), ("b", far)):
+        agree(cells.moments("m", arm), np.minimum(y[own], edge))
+        agree(cells.roll_up().moments("m", arm), np.minimum(y[own], edge))
+
+
+@pytest.mark.parametrize(("gap", "outcome"), [(0.0, None), (1e3, None), (1e5, "warn"), (1e7, "block"), (1e9, "block")])
+def test_more_groups_far_apart_than_can_have_their_own_sums_are_said(gap, outcome, monkeypatch):
+    monkeypatch.setattr(reduction, "MOST_SHIFTS", 0)
+    far, y = far_apart("segment", gap, np.random.default_rng(1))
+    y += np.random.default_rng(2).normal(0, 1, N)
     cohort = load_cohort(
         experiment_of(metric_of("mean"), segments=("city",)), frame_of(y=y, city=np.where(far, "far", "near"))
     )
     check = next((check for check in cohort.checks if check.name == "digits:m"), None)
     assert (check.outcome if check else None) == outcome
-    if outcome != "block":  # what is left is enough
-        for arm in "ab":
-            for city in ("far", "near"):
-                own = (frame_of()["arm"].to_numpy(zero_copy_only=False) == arm) & (far == (city == "far"))
-                chosen = cohort.cells.segments["city"] == city
-                if own.any():
-                    variance = cohort.cells.moments("m", arm, chosen).variance
-                    assert variance == pytest.approx(y[own].var(ddof=1), rel=1e-4)

@@ -127,6 +127,15 @@ def test_nan_infinity_and_nothing_are_left_out_and_counted(players, spend_experi
     assert cohort.cells.moments("spend", "gate_40").high == 2.0
 
 
+def test_an_arm_too_small_to_be_shown_cannot_be_worked_out_from_the_others(gate_position, players):
+    few = players.drop(players.index[players.version == "gate_40"][5:])
+    cohort = xb.load_cohort(gate_position, few)
+    of_control = f"{(players.version == 'gate_30').sum():,}"
+    assert (cohort.count("gate_30"), cohort.count("gate_40")) == ("not shown", "fewer than 20")
+    ratio = next(check for check in cohort.checks if check.name == "sample_ratio")
+    assert of_control not in repr(cohort) + cohort._repr_html_() + ratio.sentence
+
+
 @pytest.mark.parametrize("base", [0.0, 1e6, 1e9])
 def test_variance_keeps_its_digits_on_a_large_base(base, players, spend_experiment):
     values = base + np.random.default_rng(5).normal(0, 1, len(players))

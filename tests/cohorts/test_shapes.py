@@ -78,6 +78,50 @@ def test_rows_without_a_value_are_left_out_of_their_unit():
     assert (found.mean, found.se) == (pytest.approx(ratio, rel=1e-12), pytest.approx(error, rel=1e-10))
 
 
+def named(cohort, name):
+    return next((check for check in cohort.checks if check.name == name), None)
+
+
+@pytest.mark.parametrize("kind", ["count", "revenue", "mean"])
+def test_rows_without_a_value_are_counted_and_said(kind):
+    import pyarrow as pa
+
+    frame = sessions()
+    values = [None if row % 9 == 0 else value for row, value in enumerate(frame.views)]
+    blank = sum(value is None for value in values)
+    table = pa.Table.from_pandas(frame.drop(columns="views"), preserve_index=False).append_column(
+        "views", pa.array(values, pa.float64())
+    )
+    cohort = load_cohort(experiment_of(xb.Metric(name="m", kind=kind, column="views"), shape="rows"), table)
+    check = named(cohort, "blank:m")
+    assert (check.value, check.outcome) == (blank, "warn")
+    assert f"{blank:,} rows have no value" in check.sentence
+    if kind != "mean":  # the sum is that of the other rows
+        own = frame.assign(views=values)[frame.arm == "a"].groupby("user").views.sum(min_count=1).dropna()
+        assert cohort.cells.moments("m", "a").mean == pytest.approx(own.mean(), rel=1e-12)
+    assert named(load_cohort(experiment_of(metric_of("mean"), shape="rows"), frame), "blank:m") is None
+
+
+@pytest.mark.parametrize(("value", "words"), [(np.nan, "NaN"), (np.inf, "infinite"), (-np.inf, "infinite")])
+@pytest.mark.parametrize("kind", ["count", "revenue"])
+def test_a_row_that_is_no_number_makes_the_sum_of_its_unit_unknown(kind, value, words):
+    import pyarrow as pa
+
+    frame = sessions()
+    spoilt = [4, 5, 6, 8, 400, 402]
+    first = ~frame.user.duplicated() & frame.user.isin(spoilt)
+    values = np.where(first, value, frame.views)
+    table = pa.Table.from_pandas(frame.drop(columns="views"), preserve_index=False).append_column(
+        "views", pa.array(values)
+    )
+    cohort = load_cohort(experiment_of(xb.Metric(name="m", kind=kind, column="views"), shape="rows"), table)
+    assert f"6 {words} of 800 values were left out" in named(cohort, "values:m").sentence
+    assert named(cohort, "blank:m") is None
+    own = frame[(frame.arm == "a") & ~frame.user.isin(spoilt)].groupby("user").views.sum()
+    found = cohort.cells.moments("m", "a")
+    assert (found.n, found.mean) == (own.size, pytest.approx(own.mean(), rel=1e-12))
+
+
 def test_a_unit_in_two_arms_is_refused_with_the_count():
     frame = sessions()
     moved = frame[frame.user.isin([0, 2, 4])].assign(arm="b")

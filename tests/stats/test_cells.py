@@ -112,6 +112,47 @@ def test_cells_of_parts_add_up_to_those_of_the_whole(seed, cut, shift, x_shift):
         )
 
 
+@settings(max_examples=40)
+@given(seed=st.integers(0, 1000), gap=st.sampled_from([0.0, 1e3, 1e6, 1e9, -1e12]), off=st.floats(-3, 3))
+def test_parts_far_apart_add_up_without_losing_a_digit(seed, gap, off):
+    rng = np.random.default_rng(seed)
+    arm, day = np.resize(["a", "b"], 200), np.resize(DAYS, 200)
+    y, x = rng.choice([-1.0, 0.0, 1.0], 200), rng.choice([-1.0, 0.0, 1.0], 200)
+    near, far = (
+        cells_of(base + y[part], arm[part], x=base + x[part], day=day[part], shift=base + off, x_shift=base - off)
+        for part, base in ((slice(80), 0.0), (slice(80, None), gap))
+    )
+    both, turned = near + far, far + near
+    for cells in (both, turned, both.roll_up(), join([near.roll_up(), far.roll_up()])):
+        for name in ("a", "b"):
+            own = arm == name
+            # Whole numbers around the middle: their squares add up without rounding.
+            middle = gap * 0.625
+            values = y[own] + np.where(np.arange(200)[own] < 80, -middle, gap - middle)
+            others = x[own] + np.where(np.arange(200)[own] < 80, -middle, gap - middle)
+            column = cells.metrics["m"]
+            found = column.joint_moments(column.covariate, cells.variant == name)
+            left, right = values - values.mean(), others - others.mean()
+            assert cells.moments("m", name).m2 == pytest.approx(math.fsum(left**2), rel=1e-11)
+            assert found.xx == pytest.approx(math.fsum(right**2), rel=1e-11)
+            assert found.xy == pytest.approx(math.fsum(left * right), rel=1e-9, abs=1e-9)
+    for cells, own, base in ((near, slice(80), 0.0), (far, slice(80, None), gap)):
+        mine = y[own][arm[own] == "a"]
+        assert cells.moments("m", "a").m2 == pytest.approx(((mine - mine.mean()) ** 2).sum(), rel=1e-9, abs=1e-9)
+        assert cells.moments("m", "a").mean == pytest.approx(base + mine.mean(), rel=1e-14, abs=1e-12)
+
+
+def test_the_values_that_may_be_listed_leave_nothing_to_be_worked_out():
+    arm = np.resize(["a", "b"], 400)
+    sizes = {"big": 200, "mid": 120, "least": 60, "tiny": 20}  # 10 of each arm
+    country = np.repeat(list(sizes), list(sizes.values()))
+    cells = cells_of(np.zeros(400), arm, segment=country)
+    assert cells.large_values("country", ("a", "b"), min_cell=5) == ["big", "least", "mid", "tiny"]
+    assert cells.large_values("country", ("a", "b"), min_cell=20) == ["big", "mid"]
+    assert cells.large_values("country", ("a", "b"), min_cell=40) == ["big", "mid"]
+    assert cells.large_values("country", ("a", "b"), min_cell=1000) == []
+
+
 def test_parts_with_other_metrics_or_segments_are_refused():
     y, arm, country, day, _ = drawn(50)
     whole = cells_of(y, arm, segment=country, day=day)

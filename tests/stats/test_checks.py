@@ -11,17 +11,20 @@ from expnb.stats.anytime import above_p, chi_square_tail, log_normal_e, spend, u
 from expnb.stats.checks import (
     Check,
     constant,
+    counts_of,
     cumulative,
     days_missing,
     drifted_names,
     drifting_names,
     expectation,
+    hidden,
     immature,
     looks_cumulative,
     lost_by_arm,
     lost_digits,
     outcome_before_exposure,
     outlier,
+    outside_days,
     part_of,
     pre_period_imbalance,
     unusable_values,
@@ -246,6 +249,36 @@ def test_outcomes_before_the_exposure_warn_and_more_than_1_in_1000_block():
     check = outcome_before_exposure("spend", 51, 50_000)
     assert check.outcome == "block"
     assert "51 of 50,000 units have an outcome dated before their exposure" in check.sentence
+
+
+@pytest.mark.parametrize(
+    ("counts", "unknown"),
+    [
+        ({"a": 100, "b": 90}, set()),
+        ({"a": 100, "b": 5}, {"a", "b"}),
+        ({"a": 100, "b": 5, "c": 40}, {"b", "c"}),
+        ({"a": 100, "b": 5, "c": 40, "d": 0}, {"b", "d"}),
+        ({"a": 3}, {"a"}),
+        ({}, set()),
+    ],
+)
+def test_no_small_count_can_be_worked_out_from_a_total(counts, unknown):
+    assert set(hidden(counts, min_cell=20)) == unknown
+    for name, words in counts_of(counts, min_cell=20).items():
+        assert (words == f"{counts[name]:,}") == (name not in unknown)
+        assert words in {"not shown", "fewer than 20", f"{counts[name]:,}"}
+
+
+def test_rows_outside_of_the_agreed_days_warn_when_they_are_most():
+    days = (date(2026, 3, 1), date(2026, 3, 9))
+    assert outside_days(0, 100, *days) is None
+    assert outside_days(30, 100, *days).outcome == "ok"
+    check = outside_days(3000, 100, *days, what="rows")
+    assert (check.outcome, check.value) == ("warn", 3000)
+    assert "3,000 rows are dated outside of 2026-03-01 to 2026-03-09 and were left out, more than" in check.sentence
+    few = outside_days(3, 100, *days)
+    assert few.value is None
+    assert "fewer than 20 units" in few.sentence
 
 
 def test_a_variance_that_lost_digits_warns_and_one_that_is_noise_blocks():

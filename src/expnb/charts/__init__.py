@@ -4,5 +4,6 @@ from expnb.charts.effect import effect
 from expnb.charts.figure import Figure
 from expnb.charts.past_effects import past_effects
 from expnb.charts.segments import segments
+from expnb.charts.sensitivity import sensitivity
 
-__all__ = ["Figure", "effect", "past_effects", "segments"]
+__all__ = ["Figure", "effect", "past_effects", "segments", "sensitivity"]

@@ -17,11 +17,12 @@ Layer = alt.Chart | alt.LayerChart | alt.FacetChart
 Sign = tuple[Literal["ring", "dot", "line"], str]
 
 NAMES: Final = 130  # px, left of the axis
-TOLD: Final = 190  # px, right of it
+TOLD: Final = 205  # px, right of it
 PLOT: Final = WIDTH - NAMES - TOLD
+PERCENT: Final = words.Measure(100, " %")
 _STEP, _LINE = 24, 16  # px
 _ROOM = 0.05  # of the axis, at either end
-_LONGEST_NAME, _LONGEST_TOLD = 18, 28  # characters
+_LONGEST_NAME, _LONGEST_TOLD = 18, 34  # characters
 _RING, _DOT = 60, 80
 
 
@@ -61,13 +62,22 @@ def ends_of(marks: Sequence[Mark]) -> Ends:
     return min(shown) - room, max(shown) + room
 
 
-def forest(marks: Sequence[Mark], ends: Ends, *, heading: str, harm: float | None, axis: str | None) -> Layer:
-    """The lines under one heading; `axis` is its title, None for one that is hidden."""
-    records = [_record(place, mark) for place, mark in enumerate(marks)]
+def forest(
+    marks: Sequence[Mark],
+    ends: Ends,
+    *,
+    heading: str,
+    harm: float | None,
+    axis: str | None,
+    measure: words.Measure = PERCENT,
+    better_right: bool = True,
+) -> Layer:
+    """The lines under one heading; `axis` says what it measures, None for one that is hidden."""
+    records = [_record(place, mark, measure) for place, mark in enumerate(marks)]
     drawn = alt.Chart(alt.Data(values=records))  # type: ignore[no-untyped-call]
     y = alt.Y("place:Q", scale=alt.Scale(domain=[len(marks) - 0.5, -0.5], nice=False, zero=False), axis=None)
     colour = alt.Color("colour:N", scale=None)
-    x_axis = None if axis is None else alt.Axis(title=axis, format="+.3~%", tickCount=6, labelOverlap=True, offset=2)
+    x_axis = None if axis is None else _axis(axis, measure, better_right=better_right)
     rules = [_rule(0.0, FAINT, ends, x_axis)]
     if harm is not None and ends[0] < harm < ends[1]:
         rules.append(_rule(harm, WORSE, ends, x_axis, dashed=True))
@@ -91,12 +101,21 @@ def forest(marks: Sequence[Mark], ends: Ends, *, heading: str, harm: float | Non
     return layered
 
 
-def _record(place: int, mark: Mark) -> dict[str, object]:
+def _axis(what: str, measure: words.Measure, *, better_right: bool) -> alt.Axis:
+    worse, better = ("← worse", "better →") if better_right else ("← better", "worse →")
+    # No text from a file stands in this expression.
+    suffix = measure.suffix if measure.factor != 1 else ""
+    label = f"datum.value == 0 ? '0' : format({measure.factor:g} * datum.value, '+,.4~g') + '{suffix}'"
+    title = f"{worse} · {what} · {better}"
+    return alt.Axis(title=title, labelExpr=label, tickCount=6, labelOverlap=True, offset=2)
+
+
+def _record(place: int, mark: Mark, measure: words.Measure) -> dict[str, object]:
     finite = {
         name: value if value is not None and math.isfinite(value) else None
         for name, value in (("raw", mark.raw), ("mean", mark.mean), ("low", mark.low), ("high", mark.high))
     }
-    raw = "" if mark.raw is None else f", raw {words.Measure(100, ' %').change(mark.raw)}"
+    raw = "" if mark.raw is None else f", raw {measure.change(mark.raw)}"
     return {
         **finite,
         "place": place,

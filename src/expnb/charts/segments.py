@@ -142,6 +142,7 @@ def _chart(blocks: Sequence[_Block], control: str, told: Sequence[str]) -> alt.V
             heading=f"{words.name(block.pooled.variant)}, by {words.name(block.pooled.column)}",
             harm=harm,
             axis="relative effect" if block is blocks[-1] else None,
+            better_right=block.pooled.direction == "increase",
         )
         for block, own in zip(blocks, marks, strict=True)
     ]

@@ -22,7 +22,7 @@ LARGEST_ERROR = 0.025
 """Of a Normal mean, as a share of it, up to which its logarithm is served; up to twice that near no effect."""
 
 _OF_LOG_RATIO = ((20.0, 1.5, 8), (40.0, 3.0, 8), (200.0, math.inf, 8), (2_000.0, math.inf, 6))
-_OF_DIFFERENCE = _OF_LOG_RATIO[1:]
+_OF_DIFFERENCE = ((25.0, 1.5, 8), *_OF_LOG_RATIO[1:])
 """From so many conversions, and as many units without one, up to so many standard deviations from no effect, by so many cumulants: the error of a probability stays below 1e-6, and that of a loss below 1e-4 of it.
 
 The series is an asymptotic one: with fewer conversions more cumulants make it worse.
