@@ -224,6 +224,24 @@ MISTAKES = [
     ),
     (
         "[policy]",
+        "[[epochs]]\nstart = 2017-02-08\nweights = { gate_30 = 90, gate_40 = 10 }\n[[epochs]]\nstart = 2017-02-05\nweights = { gate_30 = 50, gate_40 = 50 }\n[policy]",
+        errors.SpecFileError,
+        "the epoch from 2017-02-05 stands after the one from 2017-02-08; epochs stand in the order of their days",
+    ),
+    (
+        "[policy]",
+        "[[epochs]]\nstart = 2017-02-05\nweights = { gate_30 = 90, gate_40 = 10 }\n[policy]",
+        errors.SpecFileError,
+        "the weights change on 2017-02-05, and the experiment has no exposed_at",
+    ),
+    (
+        'source = "cohort.parquet"',
+        'connection = "postgresql://bob:pa?ss@host/db"\ntable = "cohort"',
+        errors.SpecFileError,
+        "connection holds a password, which would be written to the ledger",
+    ),
+    (
+        "[policy]",
         "[cost]\nmax_second = 60\n[policy]",
         errors.UnknownKeyError,
         "unknown key 'max_second' in [cost]. Did you mean 'max_seconds'?",

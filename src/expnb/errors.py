@@ -14,8 +14,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the known name closest to `name`, else an empty text."""
     from difflib import get_close_matches  # noqa: PLC0415 - only needed when something went wrong
 
-    near = get_close_matches(name, list(known), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    by_folded = {other.casefold(): other for other in known}
+    near = get_close_matches(name.casefold(), by_folded, n=1)
+    found = by_folded[near[0]] if near else name
+    return f" Did you mean {found!r}?" if found != name else ""
 
 
 class ExpnbError(Exception):

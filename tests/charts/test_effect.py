@@ -126,6 +126,30 @@ def test_unit_of_a_mean_stands_in_title_and_axis(effect_of, posterior_of):
     assert "absolute effect (USD)" in spec
 
 
+def test_a_point_at_no_effect_is_a_bar_as_high_as_its_probability(effect_of, posterior_of):
+    figure = xb.charts.effect(posterior_of(effect_of(p_null=0.41, works=0.2, p_improvement=0.55)))
+    bars = [
+        layer for layer in layers(figure, "gate_40") if "exactly no effect" in str(layer["encoding"].get("tooltip"))
+    ]
+    assert [(bar["data"]["values"][0]["x"], bar["data"]["values"][0].get("top", 0.41)) for bar in bars] == [
+        (0, 0.41)
+    ] * 2
+    assert "P(better) 55.0 %  ·  P(no effect) 41.0 %" in texts(figure)
+    assert "exactly without effect with 41.0 %" in figure.sentence
+    assert "The bar at 0 is the probability of exactly no effect" in figure.sentence
+    assert float(figure.table.set_index("quantity")["value"]["p_null"]) == 0.41
+    plain = xb.charts.effect(posterior_of(effect_of()))
+    assert "exactly no effect" not in str(plain.spec())
+
+
+def test_what_the_probability_means_stands_under_the_goal_alone(effect_of, posterior_of):
+    goal = effect_of(p_improvement=0.98)
+    other = effect_of(metric="retention_1", role="guardrail")
+    posterior = posterior_of(goal, other)
+    assert "gate_40 on retention_7: If 1 in 5 ideas of this kind works, this 0.98 means about 0.78." in xb.charts.effect(posterior).sentence  # fmt: skip
+    assert "ideas of this kind" not in xb.charts.effect(posterior, "retention_1").sentence
+
+
 def test_each_treatment_has_a_row_on_one_shared_axis(emails):
     figure = xb.charts.effect(emails)
     domains = {

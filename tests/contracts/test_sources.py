@@ -1,12 +1,14 @@
 """What every source promises: the same rows give the same numbers, and the same mistakes the same sentence."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +20,7 @@ from expnb import errors
 from expnb.cohorts.engine import ask
 from expnb.cohorts.sources import Cost, Source, bind, estimate, is_partitioned
 from expnb.cohorts.warehouse import Warehouse, connect
+from expnb.spec.experiment import TRIGGER_KEY
 
 ARMS = ("control", 'it\'s "new"')
 MEANS = ("größe", "large", "order")
@@ -217,6 +220,34 @@ def test_partitioned_tables_are_known(postgres, spark):
     assert not is_partitioned(bind(Warehouse(spark, "cohort"), timezone="UTC"))
 
 
+QUERIES = [
+    ("SELECT * FROM parted", True),
+    ("SELECT x, day FROM (SELECT * FROM parted) AS q WHERE x > 1", True),
+    ("WITH few AS (SELECT * FROM parted WHERE x < 9) SELECT few.* FROM few JOIN cohort ON true", True),
+    ("SELECT 1 AS x", False),
+    ("SELECT day FROM cohort", False),
+    ("WITH parted AS (SELECT day FROM cohort) SELECT * FROM parted", False),
+]
+
+
+@pytest.mark.parametrize(("sql", "parted"), [*QUERIES, ('SELECT * FROM "public"."parted"', True)])
+def test_a_query_over_a_partitioned_table_is_known_in_postgres(postgres, sql, parted):
+    assert is_partitioned(bind(Warehouse(postgres.url, sql=sql), timezone="UTC")) == parted
+
+
+def test_a_view_over_a_partitioned_table_is_known(postgres):
+    with connected(postgres) as con:
+        con.execute("CREATE OR REPLACE VIEW few AS SELECT * FROM parted WHERE x < 9")
+        con.execute("CREATE OR REPLACE VIEW fewer AS SELECT * FROM few WHERE x < 5")
+    assert is_partitioned(bind(Warehouse(postgres.url, "fewer"), timezone="UTC"))
+    assert is_partitioned(bind(Warehouse(postgres.url, sql="SELECT x FROM fewer"), timezone="UTC"))
+
+
+@pytest.mark.parametrize(("sql", "parted"), [*QUERIES, ("SELECT * FROM `default`.`parted`", True)])
+def test_a_query_over_a_partitioned_table_is_known_in_spark(spark, sql, parted):
+    assert is_partitioned(bind(Warehouse(spark, sql=sql), timezone="UTC")) == parted
+
+
 def test_a_table_with_too_many_rows_is_refused_before_it_is_read(postgres, spark):
     assert estimate(bind(Warehouse(postgres.url, "cohort"), timezone="UTC")) == 400
     for url in (postgres.url, spark):
@@ -239,34 +270,145 @@ def parted_experiment(experiment, first, last, **cost):
     )
 
 
-@pytest.mark.parametrize("engine", ["postgres", "spark"])
-def test_the_days_of_a_partitioned_table_may_have_too_many_rows(engine, request, experiment):
-    server = request.getfixturevalue(engine)
-    if engine == "postgres":
-        first, second = (arm.replace("'", "''") for arm in ARMS)
-        made = f"SELECT g, date '2026-03-01' + g % 30, CASE WHEN g % 2 = 0 THEN '{first}' ELSE '{second}' END, g % 3 / 2 FROM generate_series(1, 1000) g"  # noqa: S608 - names of ours
-        with connected(server) as con:
-            con.execute("CREATE TABLE parted_units (x int, day date, arm text, yes int) PARTITION BY RANGE (day)")
-            con.execute(
-                "CREATE TABLE parted_units_1 PARTITION OF parted_units FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')"
-            )
-            con.execute(f"INSERT INTO parted_units {made}")
-            con.execute("ANALYZE parted_units_1")
-            con.execute("ANALYZE parted_units")
-        source = Warehouse(server.url, "parted_units")
-    else:
+@pytest.fixture(params=["postgres", "spark"])
+def parted_units(request):
+    """A table of units, partitioned by day, and how to read it: a table or a query."""
+    server = request.getfixturevalue(request.param)
+    url = server if request.param == "spark" else server.url
+    source = Warehouse(url, "parted_units")
+    if request.param == "spark":
         session = connect(server, "UTC")._session
-        rows = [(x, date(2026, 3, 1 + x % 30), ARMS[x % 2], x % 3 // 2) for x in range(1, 1001)]
-        frame = session.createDataFrame(rows, "x INT, day DATE, arm STRING, yes INT")
+        if session.catalog.tableExists("parted_units"):
+            return source
+        rows = [
+            (x, date(2026, 3, 1 + x % 30), ARMS[x % 2], x % 3 // 2, ("one", "two")[x % 4 // 2]) for x in range(1, 1001)
+        ]
+        frame = session.createDataFrame(rows, "x INT, day DATE, arm STRING, yes INT, test STRING")
         frame.coalesce(1).write.partitionBy("day").saveAsTable("parted_units")
-        source = Warehouse(server, "parted_units")
+        return source
+    first, second = (arm.replace("'", "''") for arm in ARMS)
+    made = f"SELECT g, date '2026-03-01' + g % 30, CASE WHEN g % 2 = 0 THEN '{first}' ELSE '{second}' END, g % 3 / 2, CASE WHEN g % 4 < 2 THEN 'one' ELSE 'two' END FROM generate_series(1, 1000) g"  # noqa: S608 - names of ours
+    with connected(server) as con:
+        if con.execute("SELECT to_regclass('parted_units')").fetchone()[0]:
+            return source
+        con.execute(
+            "CREATE TABLE parted_units (x int, day date, arm text, yes int, test text) PARTITION BY RANGE (day)"
+        )
+        for number in range(1, 31):
+            last = date(2026, 3, number) + timedelta(days=1)
+            con.execute(
+                f"CREATE TABLE parted_units_{number} PARTITION OF parted_units FOR VALUES FROM ('2026-03-{number}') TO ('{last}')"
+            )
+        con.execute(f"INSERT INTO parted_units {made}")
+        con.execute("ANALYZE")
+    return source
+
+
+@pytest.mark.parametrize("how", ["table", "query"])
+def test_the_days_of_a_partitioned_table_may_have_too_many_rows(parted_units, experiment, how):
+    source = parted_units
+    if how == "query":
+        source = Warehouse(source.connection, sql="SELECT x, day, arm, yes FROM parted_units")
     assert is_partitioned(bind(source, timezone="UTC"))
     cells = xb.load_cohort(parted_experiment(experiment, 1, 3, max_rows=300), source).cells
     assert 90 <= cells.units <= 110
+    with pytest.raises(errors.FullScanError):
+        xb.load_cohort(replace(parted_experiment(experiment, 1, 3), start=None, end=None), source)
+    if how == "query" and "postgres" not in source.connection:  # Spark counts the rows of a query by no plan
+        return
     with pytest.raises(errors.TooManyRowsError, match="max_rows is 50"):
         xb.load_cohort(parted_experiment(experiment, 1, 3, max_rows=50), source)
     with pytest.raises(errors.TooManyRowsError, match="max_rows is 300"):
         xb.load_cohort(parted_experiment(experiment, 1, 30, max_rows=300), source)
+
+
+@pytest.mark.parametrize("how", ["table", "query"])
+def test_experiments_on_a_partitioned_table_read_the_days_of_all_of_them(parted_units, experiment, how):
+    source = parted_units
+    if how == "query":
+        source = Warehouse(source.connection, sql="SELECT * FROM parted_units")
+    both = [
+        replace(parted_experiment(experiment, first, last, max_rows=400), name=name, experiment_column="test")
+        for name, first, last in (("one", 2, 4), ("two", 4, 9))
+    ]
+    found = xb.load_cohorts(both, source)
+    for one in both:
+        alone = xb.load_cohort(one, source)
+        assert found[one.name].cells.fingerprint == alone.cells.fingerprint
+        assert found[one.name].cells.days() == (one.start, one.end)
+        assert [check.sentence for check in found[one.name].checks] == [check.sentence for check in alone.checks]
+    with pytest.raises(errors.TooManyRowsError, match="max_rows is 100"):
+        xb.load_cohorts([replace(one, cost=Cost(max_rows=100)) for one in both], source)
+    with pytest.raises(errors.FullScanError):
+        xb.load_cohorts([both[0], replace(both[1], start=None, end=None)], source)
+
+
+# --- cells of every source ---------------------------------------------------------------------
+
+
+def test_every_source_knows_who_was_triggered_and_keeps_the_digits_of_arms_far_apart(offer, experiment):
+    n = 800
+    index = np.arange(n)
+    gap = np.resize([-1.0, 0.0, 1.0, 1.0, 0.0], n)
+    far = index % 2 == 1
+    table = pa.table(
+        {
+            "unit": pa.array([f"u{number}" for number in index]),
+            "variant; drop table": pa.array([ARMS[number % 2] for number in index]),
+            "yes": pa.array((index % 3 == 0).astype(np.int64)),
+            "saw": pa.array([bool(number % 5 == 0) for number in index]),
+            "y": pa.array(gap + np.where(far, 1e9, 0.0)),
+        }
+    )
+    goal = xb.Metric(name="yes", kind="conversion", role="goal", rope=0.01)
+    asked = replace(
+        experiment,
+        segments=(),
+        exposed_at="",
+        metrics=(goal, xb.Metric(name="y", kind="mean", role="info")),
+        trigger="saw",
+    )
+    cells = xb.load_cohort(asked, offer(table, "triggered")).cells
+    for place, arm in enumerate(ARMS):
+        for answer, own in (("true", index % 5 == 0), ("false", index % 5 != 0)):
+            chosen = (cells.variant == arm) & (cells.segments[TRIGGER_KEY] == answer)
+            values = gap[own & (index % 2 == place)]
+            found = cells.metrics["y"].moments(chosen)
+            assert int(cells.n[chosen].sum()) == found.n == values.size
+            assert found.mean == pytest.approx(1e9 * place + values.mean(), rel=1e-14, abs=1e-12)
+            assert found.variance == pytest.approx(values.var(ddof=1), rel=1e-12)
+
+
+def test_every_source_counts_rows_without_a_value(kind, offer, experiment):
+    n, infinite = 900, math.inf if kind != "csv" else 1.0  # which CSV reads as text
+    index = np.arange(n)
+    values = [None if number % 7 == 0 else infinite if number % 300 == 1 else float(number % 5) for number in index]
+    table = pa.table(
+        {
+            "unit": pa.array([f"u{number // 3}" for number in index]),
+            "variant; drop table": pa.array([ARMS[number // 3 % 2] for number in index]),
+            "yes": pa.array((index % 2).astype(np.int64)),
+            "y": pa.array(values, pa.float64()),
+        }
+    )
+    goal = xb.Metric(name="n", kind="count", column="yes", role="goal", rope=0.01)
+    asked = replace(
+        experiment,
+        segments=(),
+        exposed_at="",
+        metrics=(goal, xb.Metric(name="y", kind="revenue", role="info")),
+        shape="rows",
+    )
+    cohort = xb.load_cohort(asked, offer(table, "blank_rows"))
+    assert int(cohort.cells.broken["blank:y"].sum()) == sum(value is None for value in values)
+    column = cohort.cells.metrics["y"]
+    assert int(column.n_infinite.sum()) == (0 if kind == "csv" else 2)
+    whole = [
+        sum(value or 0.0 for value in values[start : start + 3])
+        for start in range(0, n, 3)
+        if math.inf not in values[start : start + 3]
+    ]
+    assert cohort.cells.roll_up().metrics["y"].moments().mean == pytest.approx(sum(whole) / len(whole), rel=1e-12)
 
 
 AUCKLAND = {"2026-03-02", "2026-03-03", "2026-03-04", "2026-03-05"}
@@ -313,6 +455,7 @@ import json, sys
 from expnb.cohorts.engine import ask
 from expnb.cohorts.sources import bind
 from expnb.cohorts.warehouse import Warehouse, connect
+from expnb.spec.experiment import TRIGGER_KEY
 url, path = sys.argv[1:]
 engine = connect(url + "?spark.executor.memory=512m&spark.ui.enabled=false&spark.sql.shuffle.partitions=2", "UTC")
 engine._session.read.parquet(path).createOrReplaceTempView("cohort")

@@ -7,7 +7,7 @@ import pytest
 
 from expnb.errors import PosteriorError
 from expnb.posterior.mixture import shrink
-from expnb.posterior.plain import null_probability, plain_odds
+from expnb.posterior.plain import counted_odds, null_probability, plain_odds
 from expnb.spec.prior import FLAT, Prior
 
 TAU, SE = 0.03, 0.02
@@ -92,3 +92,9 @@ def test_a_bad_number_gets_a_sentence(call, sentence):
     with pytest.raises(PosteriorError) as caught:
         call()
     assert sentence in str(caught.value)
+
+
+def test_probabilities_that_count_the_nulls_say_so():
+    text = counted_odds(0.74, 0.2, 0.24)
+    assert text == "That 1 in 5 ideas of this kind works is counted in this 0.74; if every idea did something, it would be about 0.97."  # fmt: skip
+    assert "about 0.50" in counted_odds(0.0, 0.01, 1.0)

@@ -53,6 +53,7 @@ def effect(posterior: Posterior, metric: str | None = None) -> Figure:
     control = words.name(posterior.control)
     caption = [
         *(_sentence(row, control) for row in rows),
+        *(words.name(sentence, 200) for sentence in posterior.plain_odds(metric=effects[0].metric)),
         f"{_legend(rows)}Prior {effects[0].prior}, {posterior.engine} engine.",
     ]
     return Figure(chart=_chart(rows, control, caption), table=to_table(rows), sentence=" ".join(caption))

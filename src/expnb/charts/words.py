@@ -16,10 +16,10 @@ _LONGEST_NAME = 60
 NO_MEANS: frozenset[MetricKind] = frozenset({"ratio", "quantile"})
 
 
-def name(text: str) -> str:
+def name(text: str, most: int = _LONGEST_NAME) -> str:
     """A name from a file or a data set, on one line and of bearable length."""
     flat = _BREAKS.sub(" ", text).strip()
-    return flat if len(flat) <= _LONGEST_NAME else f"{flat[: _LONGEST_NAME - 1]}…"
+    return flat if len(flat) <= most else f"{flat[: most - 1]}…"
 
 
 def probability(value: float | None) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from expnb.cohorts.units import Measure, Units, as_number, comparable, usable
+from expnb.cohorts.units import Measure, Units, as_number, comparable, infinite, usable
 from expnb.stats.arrays import FloatArray
 from expnb.stats.bins import LOG_BASE, OFFSET
 
@@ -214,7 +214,7 @@ def _masked_sums(flat: ir.Table, measure: Measure, number: int) -> dict[str, ir.
         "ok": gap.count(),
         "present": raw.count(),
         "nan": raw.isnan().sum(),
-        "infinite": raw.isinf().sum(),
+        "infinite": (infinite(raw) & ~raw.isnan()).sum(),
         "s1": gap.sum(),
         "s2": (gap * gap).sum(),
         "low": gap.min(),

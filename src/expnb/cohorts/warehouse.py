@@ -68,7 +68,7 @@ def public(connection: str) -> str:
     if "://" not in connection:
         return connection if re.fullmatch(r"\w+", connection) else "***"
     scheme, _, rest = connection.partition("://")
-    place = re.split(r"[?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+    place = re.split(r"[?#]", rest.rpartition("@")[2], maxsplit=1)[0]  # a password may hold both signs
     return f"{scheme}://{'***@' if '@' in rest else ''}{place}"
 
 

@@ -24,8 +24,8 @@ Record = Mapping[str, str | float]
 
 def records(posterior: Posterior) -> Iterator[Record]:
     """What the ledger keeps of every effect on all units that has a log ratio: metric, kind, variant, log ratio and its standard error."""
-    for effect in posterior.effects:
-        estimate = log_ratio(effect) if effect.segment == ALL and effect.estimate == "main" else None
+    for effect in posterior.main:
+        estimate = log_ratio(effect) if effect.segment == ALL else None
         if estimate is not None:
             yield {
                 "metric": effect.metric,

@@ -104,18 +104,23 @@ class Posterior:
         chosen.sort(key=lambda effect: (effect.from_days, effect.window_days or math.inf))
         return pd.DataFrame([{name: getattr(effect, name) for name in CURVE_COLUMNS} for effect in chosen])
 
-    def plain_odds(self, works: float | None = None) -> tuple[str, ...]:
+    def plain_odds(self, works: float | None = None, *, metric: str | None = None) -> tuple[str, ...]:
         """What P(improvement) of every goal means where many ideas do nothing: a sentence per treatment.
 
         Parameters
         ----------
         works : float in (0, 0.5], optional
             Share of ideas that work, for goals whose prior was not learnt; 0.2 when left out. A learnt prior has its own, which its probabilities count already.
+        metric : str, optional
+            One goal; all when left out.
         """
         return tuple(
             f"{effect.variant} on {effect.metric}: {_odds(effect, effect.p_improvement, works or TYPICAL_WORKS)}"
             for effect in self.main
-            if effect.role == "goal" and effect.segment == ALL and effect.p_improvement is not None
+            if effect.role == "goal"
+            and effect.segment == ALL
+            and effect.p_improvement is not None
+            and metric in {None, effect.metric}
         )
 
     def segments(self) -> pd.DataFrame:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import pairwise
 from typing import Literal, get_args
 
 from expnb.errors import NameNotFoundError, SpecError, check_choice
@@ -231,12 +233,8 @@ class Experiment(Question):
         _check_timezone(self.timezone)
         _check_metrics(self.metrics)
         _check_shape(self)
-        for epoch in self.epochs:
-            _check_arms(epoch.weights, self.control)
-            if set(epoch.weights) != set(self.weights):
-                raise SpecError(
-                    f"the epoch from {epoch.start} has the arms {list(epoch.weights)}, the experiment {list(self.weights)}; an arm stays an arm. Name the same ones."
-                )
+        _check_connection(self)
+        _check_epochs(self)
         if (self.start is None) != (self.end is None):
             raise SpecError("start and end come together; give both dates, or neither.")
         if self.start and self.end and self.start > self.end:
@@ -369,6 +367,35 @@ def _check_arms(weights: Mapping[str, float], control: str) -> None:
             )
 
 
+def _check_epochs(experiment: Experiment) -> None:
+    """Weights that changed midway hold from one day on; without days nobody can tell which held for a unit."""
+    for epoch in experiment.epochs:
+        _check_arms(epoch.weights, experiment.control)
+        if set(epoch.weights) != set(experiment.weights):
+            raise SpecError(
+                f"the epoch from {epoch.start} has the arms {list(epoch.weights)}, the experiment {list(experiment.weights)}; an arm stays an arm. Name the same ones."
+            )
+    for before, after in pairwise(experiment.epochs):
+        if after.start <= before.start:
+            raise SpecError(
+                f"the epoch from {after.start} stands after the one from {before.start}; epochs stand in the order of their days, each on a day of its own. Reorder them."
+            )
+    if experiment.epochs and not (experiment.exposed_at or experiment.events or experiment.totals):
+        raise SpecError(
+            f"the weights change on {experiment.epochs[0].start}, and the experiment has no exposed_at, so nobody can tell which weights a unit was split by. Name the column of the first exposure."
+        )
+
+
+def _check_connection(experiment: Experiment) -> None:
+    """A specification is written to the ledger, so it holds no password."""
+    if re.search(r"://[^@]*:[^@]*@|password=", experiment.connection):
+        raise SpecError(
+            "connection holds a password, which would be written to the ledger and shown to everybody who reads the experiment. Put the URL into an environment variable, and name the variable."
+        )
+    if experiment.connection and bool(experiment.table) == bool(experiment.sql):
+        raise SpecError("a connection needs table or sql, one of the two, to say what to read.")
+
+
 def _check_shape(experiment: Experiment) -> None:
     check_choice("shape", experiment.shape, get_args(Shape))
     for shape, table in (("events", experiment.events), ("totals", experiment.totals)):
@@ -386,8 +413,6 @@ def _check_shape(experiment: Experiment) -> None:
         raise SpecError(
             "events count from the first exposure on, and the experiment has no exposed_at. Name the column of the assignment's time, or the kind of event that exposes: [events] exposure."
         )
-    if experiment.connection and bool(experiment.table) == bool(experiment.sql):
-        raise SpecError("a connection needs table or sql, one of the two, to say what to read.")
     for metric in experiment.metrics:
         if experiment.shape == "events" and not (metric.event or metric.kind == "ratio"):
             raise SpecError(

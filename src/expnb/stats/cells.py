@@ -489,11 +489,10 @@ class Cells:
 
     def large_values(self, segment: str, variants: Sequence[str], *, min_cell: int) -> list[str]:
         """Values of a segment column that may be listed with their numbers of units, sorted: every arm has `min_cell` of them, and no other value can be worked out from those of all units."""
-        fewest = {
-            value: min(int(self.n[own & (self.variant == arm)].sum()) for arm in variants)
-            for value in self.segment_values(segment)
-            if (own := self.segments[segment] == value).any()
-        }
+        fewest = {}
+        for value in self.segment_values(segment):
+            own = self.segments[segment] == value
+            fewest[value] = min(int(self.n[own & (self.variant == arm)].sum()) for arm in variants)
         unknown = hidden(fewest, min_cell=min_cell)
         return [value for value in fewest if value not in unknown]
 
