@@ -126,7 +126,7 @@ def test_the_sample_ratio_of_two_arms_with_changed_weights_is_that_of_the_cohort
     gate_position, goal, guardrail, posterior_of, flag_at
 ):
     uneven, even = {"gate_30": 90, "gate_40": 10}, {"gate_30": 50, "gate_40": 50}
-    experiment = replace(gate_position, epochs=(Epoch(start=date(2017, 2, 8), weights=even),))
+    experiment = replace(gate_position, exposed_at="seen", epochs=(Epoch(start=date(2017, 2, 8), weights=even),))
     strata = [({"gate_30": 36_000, "gate_40": 4_000}, uneven), ({"gate_30": 25_000, "gate_40": 25_000}, even)]
     counts = {"gate_30": 61_000, "gate_40": 29_000}
 
@@ -142,7 +142,7 @@ def test_the_sample_ratio_of_two_arms_with_changed_weights_is_that_of_the_cohort
 
 def test_changed_weights_without_a_check_by_epoch_hold(gate_position, goal, guardrail, posterior_of, flag_at):
     even = {"gate_30": 50, "gate_40": 50}
-    experiment = replace(gate_position, epochs=(Epoch(start=date(2017, 2, 8), weights=even),))
+    experiment = replace(gate_position, exposed_at="seen", epochs=(Epoch(start=date(2017, 2, 8), weights=even),))
     now = datetime(2017, 2, 20).astimezone()
     decision = xb.decide(experiment, posterior_of(goal, guardrail), flag=flag_at(25), looks=1, now=now)
     assert decision.action == "hold"

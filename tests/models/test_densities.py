@@ -264,10 +264,10 @@ def test_segments(kind, prior):
 
     def total(point):
         mu, tau, delta, mean = split(point)
-        believed = belief(prior, np.array([mu]))
-        if prior.null_share:
-            narrow = stats.norm.logpdf(mu, scale=0.1 * min(prior.scales))
-            believed = np.logaddexp(np.log1p(-prior.null_share) + believed, np.log(prior.null_share) + narrow)
+        believed = np.log1p(-prior.null_share) + belief(prior, np.array([mu]))
+        if prior.null_share:  # a Student-t of half the smallest scale
+            near = stats.t.logpdf(mu, prior.df, scale=0.5 * min(prior.scales))
+            believed = np.logaddexp(believed, np.log(prior.null_share) + near)
         pooled = believed + stats.halfnorm.logpdf(tau, scale=prior.scale) + stats.norm.logpdf(delta, mu, tau).sum()
         return pooled + likelihood(control, mean) + likelihood(treatment, mean * np.exp(delta))
 

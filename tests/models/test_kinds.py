@@ -50,16 +50,22 @@ def test_revenue_and_counts_agree_in_all_segments(shop_fits):
     ]
     for one, other in zip(exact.main, sampled.main, strict=True):
         assert other.engine == "pymc"
-        for name in ("p_improvement", "p_above_rope", "p_rope", "p_harm", "p_best"):
+        for name in ("p_improvement", "p_above_rope", "p_rope", "p_harm", "p_best", "effect_abs_post", "shrinkage"):
             found, expected = getattr(other, name), getattr(one, name)
             assert (found is None) == (expected is None), name
-            if expected is not None:
+            if expected is not None and name.startswith("p_"):
                 error = np.sqrt(max(expected * (1 - expected), 1 / 2000) / 2000)
                 assert abs(found - expected) < 4 * error, (one.metric, one.segment, name)
         assert other.effect_rel_post == pytest.approx(
             one.effect_rel_post, abs=0.05 * (one.hdi_rel_high - one.hdi_rel_low)
         )
         assert (other.scale, other.prior, other.rope, other.margin) == (one.scale, one.prior, one.rope, one.margin)
+    for one, other in zip(exact.pooled, sampled.pooled, strict=True):
+        assert (other.metric, other.segments, other.prior) == (one.metric, one.segments, one.prior)
+        for name in ("p_improvement", "p_any_harmed", "p_all_improve"):
+            assert getattr(other, name) == pytest.approx(getattr(one, name), abs=4 * np.sqrt(0.25 / 1500)), name
+        assert other.spread == pytest.approx(one.spread, rel=0.1)
+        assert other.hdi_rel_high == pytest.approx(one.hdi_rel_high, abs=0.1 * (one.hdi_rel_high - one.hdi_rel_low))
     assert {check.name: check.outcome for check in sampled.checks} == {"engines:spend": "ok", "engines:clicks": "ok"}
 
 
@@ -73,20 +79,11 @@ def test_rows_that_explain_are_the_exact_engine_s(shop_fits):
 
 
 @pytest.mark.slow
-def test_every_metric_has_its_own_prior(shop):
-    experiment, cells = shop
-    own = Metric(
-        name="clicks", kind="count", role="guardrail", margin=0.02, direction="decrease", prior=Prior(scale=0.1)
-    )
-    trace = sample(
-        type(experiment)(
-            **{name: getattr(experiment, name) for name in experiment.__slots__ if name != "metrics"},
-            metrics=(SPEND, own),
-        ),
-        cells,
-        "clicks",
-    )
-    assert trace.prior == Prior(scale=0.1).id
+def test_every_metric_has_its_own_prior(experiment_of, cells_of):
+    counts = {"c": (4000, 400), "t": (4000, 430)}
+    goal = Metric(name="retention_7", kind="conversion", role="goal", rope=0.01, prior=Prior(scale=0.1))
+    numbers = build(experiment_of(*counts, metrics=(goal,)), cells_of(counts), "retention_7")
+    assert float(numbers["prior_scale"].get_value()) == 0.1
 
 
 @pytest.mark.slow
@@ -193,7 +190,7 @@ def test_payments_with_another_tail_do_not(shape):
         return np.exp(rng.normal(1, 1, 20_000)) * np.where(rng.random(20_000) < 0.01, 50.0, 1.0)
 
     found = [tail("spend", payers([some(), some()]), ["c", "t"]) for _ in range(20)]
-    assert sum(check.outcome == "warn" for check in found) >= {"gamma": 20, "pareto": 4, "whales": 20}[shape]
+    assert sum(check.outcome == "warn" for check in found) >= {"gamma": 20, "pareto": 2, "whales": 20}[shape]
     assert "spend: payments are not LogNormal" in next(check for check in found if check.outcome == "warn").sentence
 
 

@@ -1,7 +1,6 @@
 """What happens around the draws: progress, interrupts, models that cannot be compiled."""
 
 import _thread
-import io
 import os
 import subprocess
 import sys
@@ -93,40 +92,45 @@ def test_an_interrupt_stops_the_sampler_and_reaches_the_caller(cookie_cats):
 
 
 @pytest.fixture
-def looked_at(monkeypatch):
-    """A terminal, and bars that do not wait."""
-    terminal = io.StringIO()
-    terminal.isatty = lambda: True
-    monkeypatch.setattr(sys, "stderr", terminal)
+def looked_at(monkeypatch, capsys):
+    """A terminal, and bars that do not wait; gives what is on it."""
     monkeypatch.setattr(progress, "AFTER_SECONDS", 0.0)
-    monkeypatch.delenv("EXPNB_STATIC", raising=False)
-    return terminal
+    monkeypatch.setattr(progress, "can_draw", lambda: True)
+    return lambda: capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_a_long_run_shows_how_many_draws_there_are(cookie_cats, looked_at):
     sample(*cookie_cats, METRIC, sampling=Sampling(draws=20_000))
-    assert "sampling metric 'retention_7', gate_40 against gate_30, all" in looked_at.getvalue()
-    assert "80000" in looked_at.getvalue()
+    shown = looked_at()
+    assert "sampling metric 'retention_7', gate_40 against gate_30, all" in shown
+    assert "80000" in shown
 
 
 def test_a_bar_waits_for_two_seconds_and_leaves_with_its_block(looked_at, monkeypatch):
     monkeypatch.setattr(progress, "AFTER_SECONDS", 2.0)
     with progress.bar("sampling", 100, lambda: 50, wanted=True) as show:
         show()
-    assert looked_at.getvalue() == ""
+    assert looked_at() == ""
     monkeypatch.setattr(progress, "AFTER_SECONDS", 0.0)
     with progress.bar("sampling", 100, lambda: 50, wanted=True) as show:
         show()
-        assert "50/100" in looked_at.getvalue()
-    assert looked_at.getvalue().endswith("\r")
+        assert "50/100" in looked_at()
+    assert looked_at().endswith("\r")
 
 
-@pytest.mark.parametrize(("static", "wanted"), [("1", True), ("", False)])
-def test_no_bar_on_paper_or_where_none_is_wanted(looked_at, monkeypatch, static, wanted):
-    monkeypatch.setenv("EXPNB_STATIC", static)
-    with progress.bar("sampling", 100, lambda: 50, wanted=wanted) as show:
+def test_no_bar_where_none_is_wanted(looked_at):
+    with progress.bar("sampling", 100, lambda: 50, wanted=False) as show:
         show()
-    with progress.line("compiling", wanted=wanted):
+    with progress.line("compiling", wanted=False):
         pass
-    assert looked_at.getvalue() == ""
+    assert looked_at() == ""
+
+
+def test_no_bar_on_paper_or_without_a_terminal(monkeypatch):
+    assert not progress.can_draw()  # what a test writes is no terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.delenv("EXPNB_STATIC", raising=False)
+    assert progress.can_draw()
+    monkeypatch.setenv("EXPNB_STATIC", "1")
+    assert not progress.can_draw()

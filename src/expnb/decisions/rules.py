@@ -95,7 +95,10 @@ def sample_ratio_check(experiment: Experiment, posterior: Posterior, weights: Ma
         Where weights changed (`[[epochs]]`), the cohort's own check by epoch, because units of all epochs together follow no weights; None where the cohort brought none.
     """
     if not experiment.epochs:
-        return sample_ratio([(posterior.counts, weights)], min_cell=experiment.min_cell)
+        blocks = (
+            SAMPLE_RATIO_BLOCK / 2 if experiment.trigger else SAMPLE_RATIO_BLOCK
+        )  # triggered units have the other half
+        return sample_ratio([(posterior.counts, weights)], min_cell=experiment.min_cell, blocks=blocks)
     return next((check for check in posterior.checks if check.name == "sample_ratio"), None)
 
 

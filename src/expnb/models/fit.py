@@ -7,26 +7,32 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 from expnb.errors import NameNotFoundError, PosteriorError, SourceError
 from expnb.models.agreement import Gap, agreement
 from expnb.models.arviz_bridge import versions
-from expnb.models.question import Question, arms_question, check_kind
+from expnb.models.question import Question, arms_question, check_kind, pooled_question
 from expnb.models.run import Trace, answer
 from expnb.models.sampling import Sampling
-from expnb.models.summary import best_shares, quantity, share_ess
-from expnb.posterior.arms import FloatArray
-from expnb.posterior.effect import Effect
+from expnb.models.summary import best_shares, quantity, share_ess, smooth, stacked
+from expnb.posterior.arms import Arm, FloatArray
+from expnb.posterior.effect import Effect, PooledEffect
 from expnb.posterior.fit import (
     Comparison,
     HasCells,
     Quantities,
     assemble,
     comparisons,
+    exact_effects,
     fit_exact,
     without_posterior,
 )
+from expnb.posterior.pooling import Pooled
 from expnb.posterior.posterior import Posterior
+from expnb.posterior.segments import pool_segments
 from expnb.posterior.table import Table
+from expnb.posterior.two_scales import evidence
 from expnb.spec.experiment import Experiment
 from expnb.spec.metric import Metric
 from expnb.spec.prior import Prior
@@ -35,6 +41,7 @@ from expnb.stats.checks import Check
 
 Engine = Literal["exact", "pymc"]
 ENGINES: tuple[Engine, ...] = ("exact", "pymc")
+_QUANTILES = (0.025, 0.5, 0.975)
 
 
 def fit(
@@ -66,7 +73,7 @@ def fit(
     Returns
     -------
     Posterior
-        Effects of all units first, then by segment. Of the pymc engine the main rows are sampled; the rows that explain them are the exact engine's, as their `engine` says.
+        Effects of all units first, then by segment. Segments are partially pooled. Of the pymc engine the main rows are sampled; the rows that explain them are the exact engine's, as their `engine` says.
 
     Raises
     ------
@@ -127,32 +134,101 @@ def _fit_pymc(experiment: Experiment, cells: Cells, run: _Run) -> Posterior:
     for metric in experiment.metrics:
         check_kind(metric)
     exact = fit_exact(experiment, cells, prior=run.prior, seed=run.seed)
-    sampled: dict[tuple[str, str, str], Effect] = {}
+    effects: list[Effect] = []
+    pooled: list[PooledEffect] = []
     checks: list[Check] = []
     for metric in experiment.metrics:
-        found = list(_effects(experiment, cells, metric, run, exact))
-        sampled |= {(one.effect.metric, one.effect.variant, one.effect.segment): one.effect for one in found}
-        checks += _agreement(metric, [gap for one in found for gap in one.gaps])
+        found, together, gaps = _metric(experiment, cells, metric, run, exact)
+        effects += found
+        pooled += together
+        checks += _agreement(metric, gaps)
+    sampled = {(one.metric, one.variant, one.segment): one for one in effects}
     return replace(
         exact,
         effects=tuple(
             sampled[effect.metric, effect.variant, effect.segment] if effect.estimate == "main" else effect
             for effect in exact.effects
         ),
+        pooled=tuple(pooled),
         engine="pymc",
         checks=(*exact.checks, *checks),
         versions={**exact.versions, **versions()},
     )
 
 
-def _effects(experiment: Experiment, cells: Cells, metric: Metric, run: _Run, exact: Posterior) -> Iterator[_Sampled]:
-    """Sampled main effects on one metric."""
+def _metric(
+    experiment: Experiment, cells: Cells, metric: Metric, run: _Run, exact: Posterior
+) -> tuple[list[Effect], Sequence[PooledEffect], list[Gap]]:
+    """Sampled main effects on one metric, what is known of its segments together, and what was compared."""
     pairs = list(comparisons(experiment, cells, metric))
     prior = run.prior or experiment.prior_on(metric.name)
+    together = {(one.variant, segment) for one in exact.pooled if one.metric == metric.name for segment in one.segments}
+    alone = exact_effects(experiment, cells, metric, prior)
+    sampled: dict[tuple[str, str], _Sampled] = {}
     for segment in dict.fromkeys(pair.segment for pair in pairs):
-        group = [pair for pair in pairs if pair.segment == segment]
-        effects = [exact.effect(metric.name, pair.variant, segment) for pair in group]
-        yield from _segment(group, effects, prior, run)
+        group = [row for row, pair in enumerate(pairs) if pair.segment == segment]
+        if all((pairs[row].variant, segment) in together for row in group):
+            found: Sequence[_Sampled] = [_Sampled(replace(alone[row], engine="pymc")) for row in group]
+        else:
+            found = list(_segment([pairs[row] for row in group], [alone[row] for row in group], prior, run))
+        sampled |= {(one.effect.variant, segment): one for one in found}
+    rows = [sampled[pair.variant, pair.segment] for pair in pairs]
+    gaps = [
+        gap
+        for pair, one in zip(pairs, rows, strict=True)
+        if (pair.variant, pair.segment) not in together
+        for gap in one.gaps
+    ]
+    pool = _SampledPool(run, exact, gaps)
+    effects, pooled = pool_segments(pairs, [prior] * len(pairs), [one.effect for one in rows], how=pool)
+    return effects, pooled, gaps
+
+
+@dataclass(frozen=True, slots=True)
+class _SampledPool:
+    """Segments pooled by draws; what can be compared with the exact engine goes to `gaps`."""
+
+    run: _Run
+    exact: Posterior
+    gaps: list[Gap]
+
+    def __call__(
+        self,
+        control: Arm,
+        treatment: Arm,
+        prior: Prior,
+        cuts: FloatArray,
+        *,
+        sign: int,
+        margin: float | None,
+        tau_scale: float | None,
+        pairs: Sequence[Comparison],
+    ) -> Pooled:
+        trace = self.run.trace(pooled_question(pairs, control, treatment, self.run.control, prior, tau_scale=tau_scale))
+        tau, each = trace.draws("tau"), trace.draws("effect_rel")
+        for place, pair in enumerate(pairs):
+            better = (sign * each[..., place] > 0).astype(float)
+            expected = self.exact.effect(pair.metric.name, pair.variant, pair.segment).p_improvement
+            self.gaps.extend(_gap(f"P(improvement) of {pair.variant}, {pair.segment}", better, expected))
+        levels = tuple(cuts.tolist())
+        made = [quantity(each[..., place], levels) for place in range(len(pairs))]
+        grid, density = smooth(np.sort(tau, axis=None))
+        low, middle, high = np.quantile(tau, _QUANTILES).tolist()
+        spread = evidence(control, treatment).spread
+        return Pooled(
+            effect=quantity(trace.draws("effect_pooled"), levels),
+            segments=stacked(made),
+            raw=np.array(
+                [pair.treatment.mean / pair.control.mean - 1.0 if pair.control.mean > 0 else np.nan for pair in pairs]
+            ),
+            shrinkage=np.array([(s**2 / (s**2 + tau**2)).mean() for s in spread.tolist()]),
+            tau_mean=float(tau.mean()),
+            tau_quantiles=(low, middle, high),
+            tau_grid=grid,
+            tau_density=density,
+            p_any_harmed=None if margin is None else float((sign * each < -margin).any(axis=2).mean()),
+            p_all_improve=float((sign * each > 0).all(axis=2).mean()),
+        )
 
 
 def _segment(group: Sequence[Comparison], exact: Sequence[Effect], prior: Prior, run: _Run) -> Iterator[_Sampled]:

@@ -19,7 +19,8 @@ from expnb.models.sampler import Shape
 from expnb.models.segments import Likelihood, segments_data, segments_model
 from expnb.posterior.arms import Arm, Binomial, NormalMean, Poisson, StudentMean
 from expnb.posterior.comparison import Comparison
-from expnb.posterior.table import FAMILIES, NORMAL, RATIO, Table
+from expnb.posterior.segments import around_none, sound
+from expnb.posterior.table import RATIO, Table
 from expnb.spec.metric import Metric, MetricKind
 from expnb.spec.prior import FLAT, Prior
 from expnb.stats.arrays import BoolArray
@@ -155,9 +156,10 @@ def histogram_question(
         raise EngineError(
             f"metric {pairs[0].metric.name!r} was reduced without a histogram, which the negative Binomial model needs. Give the metric a cap (`cap = 0.999`) and load the cohort again, or leave out family='negative_binomial'."
         )
-    entries = [bins.at(mask[bins.cell]).moved(np.zeros(mask.size, dtype=np.intp)).merged() for mask in chosen]
-    values = np.concatenate([column.shift + own.s1 / own.n for own in entries])
-    if values.min() < 0:
+    found = np.round(np.broadcast_to(column.shift, cells.n.shape)[bins.cell] + bins.s1 / bins.n)
+    entries = [np.unique(found[mask[bins.cell]], return_inverse=True) for mask in chosen]
+    units = [np.bincount(own[1], bins.n[mask[bins.cell]]) for own, mask in zip(entries, chosen, strict=True)]
+    if min(own[0].min(initial=0.0) for own in entries) < 0:
         raise EngineError(
             f"metric {pairs[0].metric.name!r} has values below 0, which are no counts. Leave out family='negative_binomial'."
         )
@@ -169,9 +171,9 @@ def histogram_question(
     arms = Histogram(
         mean=np.array([arm.mean for arm in moments]),
         se=np.array([max(arm.se, arm.mean / np.sqrt(arm.n)) for arm in moments]),
-        variant=np.repeat(np.arange(len(entries)), [own.n.size for own in entries]),
-        value=np.round(values),
-        units=np.concatenate([own.n for own in entries]).astype(np.float64),
+        variant=np.repeat(np.arange(len(units)), [own.size for own in units]),
+        value=np.concatenate([own[0] for own in entries]),
+        units=np.concatenate(units),
     )
     model = _Model(
         "negative Binomial", negative_binomial_data(arms, prior), partial(negative_binomial_model, arms, prior), "rate"
@@ -211,37 +213,40 @@ def payers_question(
 
 
 def segments_question(pairs: Sequence[Comparison], by: str, control: str, prior: Prior) -> Question:
-    """One treatment in all segments of a kind, partially pooled."""
+    """One treatment in all segments of a kind that have a relative effect, partially pooled."""
     table = Table(pairs)
-    rows = np.flatnonzero(table.known)
-    metric = pairs[0].metric.name
     if prior.family == "flat":
         raise PosteriorError(
             "segments cannot be pooled under the flat prior, which believes nothing about the effect. Use the default prior, or leave out `by`."
         )
+    rows = np.flatnonzero(table.known & table.relative)
+    family = int(table.family[rows].max(initial=0))
+    rows = rows[sound(table, rows, family)] if len(rows) else rows
     if not len(rows):
         raise PosteriorError(
-            f"metric {metric!r}: no segment of {by!r} has a posterior of its own. Wait for more units."
+            f"metric {pairs[0].metric.name!r}: no segment of {by!r} has a relative effect of its own. Wait for more units, or leave out `by`."
         )
-    family = int(table.family[rows].max())
-    if family == RATIO:
+    some = [pairs[row] for row in rows.tolist()]
+    return pooled_question(some, *table.arms(rows, family), control, prior, tau_scale=prior.scale)
+
+
+def pooled_question(
+    pairs: Sequence[Comparison], control: Arm, treatment: Arm, name: str, prior: Prior, *, tau_scale: float | None
+) -> Question:
+    """The same from likelihoods; `name` is that of the control."""
+    if not isinstance(control, Likelihood) or not isinstance(treatment, Likelihood):
         check_kind(pairs[0].metric)
-    control_arm, treatment_arm = table.arms(rows, family)
-    assert isinstance(control_arm, Likelihood)  # noqa: S101 - a ratio was refused
-    assert isinstance(treatment_arm, Likelihood)  # noqa: S101
-    off = rows[~table.relative[rows]].tolist() if family >= NORMAL else []
-    if off:
-        raise PosteriorError(
-            f"metric {metric!r}, {pairs[off[0]].segment}: {table.not_relative[off[0]]}. Segments are pooled on the relative effect; leave out `by`."
+        raise EngineError(
+            f"metric {pairs[0].metric.name!r}: the pymc engine has no model of its segments. Use engine='exact'."
         )
     return Question(
-        metric,
-        f"pooled by {by}",
-        (control, pairs[0].variant),
-        ("segments", FAMILIES[family], whole(control_arm, treatment_arm), kind_of(prior), len(rows)),
-        segments_data(control_arm, treatment_arm, prior),
-        partial(segments_model, control_arm, treatment_arm, prior),
-        tuple(pairs[row].segment for row in rows.tolist()),
+        pairs[0].metric.name,
+        f"pooled by {pairs[0].segment.partition('=')[0]}",
+        (name, pairs[0].variant),
+        ("segments", type(control).__name__, whole(control, treatment), kind_of(around_none(prior)), len(pairs)),
+        segments_data(control, treatment, prior, tau_scale=tau_scale),
+        partial(segments_model, control, treatment, prior, tau_scale=tau_scale),
+        tuple(pair.segment for pair in pairs),
         ("mu", "tau", "log_ratio"),
         "",
         prior,

@@ -10,6 +10,7 @@ import numpy as np
 from expnb.models.belief import Data, Tensor, belief_data, log_belief
 from expnb.models.environment import prepare
 from expnb.posterior.arms import Binomial, FloatArray, NormalMean, Poisson, StudentMean
+from expnb.posterior.segments import around_none
 from expnb.spec.prior import Prior
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 Likelihood: TypeAlias = Binomial | NormalMean | Poisson | StudentMean
 
-NARROW = 0.1  # of the smallest scale: what a point at no effect becomes for a pooled effect
 _WALL = 1e6  # per unit of log rate above 0
 
 
@@ -30,7 +30,7 @@ def segments_model(
     pooled: each has its reference prior, by the potential `change_of_variables`, and the sampler moves in its log odds or its logarithm. Arms are Binomial, Poisson, Normal or Student-t as in the models
     without pooling.
 
-    Of a learnt prior the point at no effect is a Normal of a tenth of its smallest scale, because a pooled effect of exactly 0 is not what anybody believes of segments that differ.
+    Of a learnt prior the share at exactly no effect lies around none instead (`around_none`), because a pooled effect of exactly 0 is not what anybody believes of segments that differ.
 
     Parameters
     ----------
@@ -57,6 +57,7 @@ def segments_model(
     import pytensor.tensor as pt  # noqa: PLC0415
 
     numbers = segments_data(control, treatment, prior, tau_scale=tau_scale)
+    prior = around_none(prior)
     with pm.Model(coords={"segment": list(segments)}) as model:
         mu = _pooled(prior, numbers)
         tau = pm.HalfNormal("tau", pm.Data("tau_scale", numbers["tau_scale"]))
@@ -90,10 +91,7 @@ def segments_data(control: Likelihood, treatment: Likelihood, prior: Prior, *, t
         "spread": spread,
         "tau_scale": np.array(prior.scale if tau_scale is None else tau_scale),
     }
-    numbers |= belief_data(prior)
-    if prior.null_share:
-        numbers["prior_null_share"] = np.array(prior.null_share)
-        numbers["prior_narrow"] = np.array(NARROW * min(scale for scale, weight in prior.parts if weight > 0))
+    numbers |= belief_data(around_none(prior))
     for name, arm in (("control", control), ("treatment", treatment)):
         numbers |= {f"{name}_{field}": getattr(arm, field) for field in arm.__slots__}
     return numbers
@@ -112,7 +110,6 @@ def _place(control: Likelihood) -> tuple[FloatArray, FloatArray]:
 def _pooled(prior: Prior, numbers: Data) -> Tensor:
     """The pooled log ratio, with its prior."""
     import pymc as pm  # noqa: PLC0415
-    import pytensor.tensor as pt  # noqa: PLC0415
 
     if prior.family == "normal":
         return pm.Normal("mu", 0.0, pm.Data("prior_scale", numbers["prior_scale"]))
@@ -120,12 +117,7 @@ def _pooled(prior: Prior, numbers: Data) -> Tensor:
         scale, df = (pm.Data(name, numbers[name]) for name in ("prior_scale", "prior_df"))
         return pm.StudentT("mu", nu=df, mu=0.0, sigma=scale)
     mu = pm.Flat("mu")
-    log_prior = log_belief(prior, numbers, mu)
-    if prior.null_share:
-        none = pm.Data("prior_null_share", numbers["prior_null_share"])
-        narrow = pm.Normal.dist(0.0, pm.Data("prior_narrow", numbers["prior_narrow"]))
-        log_prior = pt.logaddexp(pt.log1p(-none) + log_prior, pt.log(none) + pm.logp(narrow, mu))
-    pm.Potential("prior_on_mu", log_prior)
+    pm.Potential("prior_on_mu", log_belief(prior, numbers, mu))
     return mu
 
 

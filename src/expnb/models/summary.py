@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -49,6 +50,12 @@ def quantity(draws: FloatArray, cuts: tuple[float, ...]) -> Quantity:
         null=np.array([1.0 - len(some) / len(values)]) if len(some) < len(values) else None,
         **{name: np.array([figure]) for name, figure in figures.items()},
     )
+
+
+def stacked(rows: Sequence[Quantity]) -> Quantity:
+    """Many quantities of one row each as one."""
+    parts = [dict(row.parts()) for row in rows]
+    return Quantity(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
 def hdi(values: FloatArray, prob: float = HDI_PROB) -> tuple[float, float]:

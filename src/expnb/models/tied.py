@@ -141,8 +141,7 @@ def tie(
         p_none = pm.Deterministic("p_none", pt.sigmoid(none - some), dims="treatment")
         coin = pm.Uniform("coin", dims="treatment")
         log_ratio = pt.switch(coin < p_none, 0.0, log_ratio)
-    control = log_mean[:1]
-    mean = pm.Deterministic(name, pt.exp(pt.concatenate([control, control + log_ratio])), dims="variant")
+    mean = pm.Deterministic(name, pt.exp(pt.concatenate([log_mean[:1], log_mean[0] + log_ratio])), dims="variant")
     pm.Deterministic("log_ratio", log_ratio, dims="treatment")
     pm.Deterministic("effect_rel", pt.expm1(log_ratio), dims="treatment")
     pm.Deterministic("effect_abs", mean[1:] - mean[0], dims="treatment")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
-from expnb.posterior.arms import Binomial, BoolArray, FloatArray, IntArray, NormalMean, Poisson
+from expnb.posterior.arms import Arm, Binomial, BoolArray, FloatArray, IntArray, NormalMean, Poisson
 from expnb.posterior.comparison import Comparison
 from expnb.posterior.effect import Density, Effect, PooledEffect
 from expnb.posterior.effects import loss_of, probabilities
@@ -20,8 +21,40 @@ LEAST_SEGMENTS = 2
 NOT_BEST = "pooled treatment by treatment, so P(best) is not stated"
 
 
+class Pool(Protocol):
+    """A way to pool: `pool`, or draws of the same model."""
+
+    def __call__(
+        self,
+        control: Arm,
+        treatment: Arm,
+        prior: Prior,
+        cuts: FloatArray,
+        *,
+        sign: int,
+        margin: float | None,
+        tau_scale: float | None,
+        pairs: Sequence[Comparison],
+    ) -> Pooled:
+        """As `pool`; `pairs` says what is pooled."""
+
+
+def _by_grid(
+    control: Arm,
+    treatment: Arm,
+    prior: Prior,
+    cuts: FloatArray,
+    *,
+    sign: int,
+    margin: float | None,
+    tau_scale: float | None,
+    pairs: Sequence[Comparison],  # noqa: ARG001 - a grid needs no names
+) -> Pooled:
+    return pool(control, treatment, prior, cuts, sign=sign, margin=margin, tau_scale=tau_scale)
+
+
 def pool_segments(
-    pairs: Sequence[Comparison], priors: Sequence[Prior], effects: Sequence[Effect]
+    pairs: Sequence[Comparison], priors: Sequence[Prior], effects: Sequence[Effect], *, how: Pool = _by_grid
 ) -> tuple[list[Effect], tuple[PooledEffect, ...]]:
     """The effects with their segments pooled, where that is possible, and what is known of the segments together.
 
@@ -32,21 +65,28 @@ def pool_segments(
     ----------
     pairs, priors, effects : sequence, one per row
         As `exact_effects` takes and gives them.
+    how : callable
+        The engine.
     """
+    if all(pair.segment == ALL for pair in pairs):
+        return list(effects), ()
     table, out = Table(pairs), list(effects)
     several = len({pair.variant for pair in pairs}) > 1
     found = []
     for group in _groups(table, priors):
         family = int(table.family[group].max())  # one likelihood for all: the most careful one that any of them needs
-        rows = group[_sound(table, group, family)]
+        rows = group[sound(table, group, family)]
         if len(rows) < LEAST_SEGMENTS:
             continue
         control, treatment = table.arms(rows, family)
         first, prior = pairs[rows[0]], priors[rows[0]]
         sign, margin = first.sign, first.metric.margin
         cuts = table.cuts[rows[0]]
-        made = pool(control, treatment, around_none(prior), cuts, sign=sign, margin=margin, tau_scale=prior.scale)
-        pooled = _together(first, [pairs[row].segment for row in rows], made, prior)
+        own = [pairs[row] for row in rows]
+        made = how(
+            control, treatment, around_none(prior), cuts, sign=sign, margin=margin, tau_scale=prior.scale, pairs=own
+        )
+        pooled = _together(first, [pair.segment for pair in own], made, prior)
         found.append(pooled)
         for row, changes in zip(rows.tolist(), _of_segments(table, rows, made, several=several), strict=True):
             note = "; ".join(part for part in (out[row].note, NOT_BEST if several else "") if part)
@@ -82,7 +122,7 @@ def _groups(table: Table, priors: Sequence[Prior]) -> list[IntArray]:
     return [np.array(rows, dtype=np.intp) for rows in places.values() if len(rows) >= LEAST_SEGMENTS]
 
 
-def _sound(table: Table, rows: IntArray, family: int) -> BoolArray:
+def sound(table: Table, rows: IntArray, family: int) -> BoolArray:
     """Which of the rows have a relative effect also under a likelihood that another one needs."""
     control, treatment = table.arms(rows, family)
     if isinstance(control, Binomial | Poisson) or isinstance(treatment, Binomial | Poisson):
