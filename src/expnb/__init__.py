@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from expnb.decisions.plan import RampPlan, plan_ramp
     from expnb.decisions.sensitivity import Sensitivity, sensitivity
     from expnb.models.fit import fit
+    from expnb.posterior.bulk import compare
     from expnb.posterior.learn import learn_prior
     from expnb.posterior.plain import plain_odds
     from expnb.posterior.posterior import Posterior
@@ -45,6 +46,7 @@ _HOMES = {
     "Sensitivity": "expnb.decisions.sensitivity",
     "Warehouse": "expnb.cohorts.warehouse",
     "Workspace": "expnb.workspace",
+    "compare": "expnb.posterior.bulk",
     "decide": "expnb.decisions.decide",
     "fit": "expnb.models.fit",
     "learn_prior": "expnb.posterior.learn",
@@ -74,6 +76,7 @@ __all__ = [
     "Workspace",
     "__version__",
     "charts",
+    "compare",
     "datasets",
     "decide",
     "demo",

@@ -82,8 +82,10 @@ class PathNotFoundError(ExpnbError, FileNotFoundError):
     def __str__(self) -> str:
         from pathlib import PurePath  # noqa: PLC0415 - only needed when something went wrong
 
-        hint = nearest(PurePath(self.path).name, self.siblings)
-        return f"no {self.what} at {self.path!r}.{hint or ' Check the path; it is taken relative to the workspace.'}"
+        path = PurePath(self.path)
+        relative = "" if path.is_absolute() else "; it is taken relative to the working directory"
+        hint = nearest(path.name, self.siblings) or f" Check the path{relative}."
+        return f"no {self.what} at {self.path!r}.{hint}"
 
 
 class NameNotFoundError(ExpnbError, LookupError):

@@ -49,7 +49,7 @@ class File:
     place : str
         Hash of the path.
     content : str
-        Hash of size and time of the last change.
+        Hash of size, place on the disk and times of the last change; one of them can be set back, the other cannot.
     """
 
     path: str
@@ -231,7 +231,11 @@ def _short(text: str) -> str:
 
 def _file(path: str) -> File:
     state = Path(path).stat()
-    return File(path, _short(str(Path(path).resolve())), _short(f"{state.st_size}|{state.st_mtime_ns}"))
+    return File(
+        path,
+        _short(str(Path(path).resolve())),
+        _short(f"{state.st_size}|{state.st_mtime_ns}|{state.st_ctime_ns}|{state.st_ino}"),
+    )
 
 
 def _together(parts: Sequence[Reduced], source: str) -> Reduced:

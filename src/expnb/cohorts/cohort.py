@@ -123,7 +123,7 @@ def load_cohort(
     source = _own_source(experiment) if source is None else source
     known = _unchanged(experiment, source, as_of=as_of, cache=cache, exact_units=exact_units)
     if known is not None:
-        return _checked(experiment, known)
+        return _checked(experiment, known, as_of=as_of)
     bound = _bind(experiment, source)
     if experiment.shape == "totals":
         return _checked(experiment, totals_cells(experiment, bound))
@@ -169,7 +169,8 @@ def load_cohorts(
         check_units(together, units, reduced, run, exact=exact_units)
         for experiment in group:
             own = _own_part(experiment, reduced, bound)
-            cohorts[experiment.name] = _checked(experiment, replace(own, outside=0) if parted else own)
+            own = replace(own, outside=0) if parted else own
+            cohorts[experiment.name] = _checked(experiment, own, as_of=units.as_of, told=units.checks)
     return {experiment.name: cohorts[experiment.name] for experiment in experiments}
 
 
@@ -205,7 +206,7 @@ def _load(
             lambda whole: check_units(experiment, units, whole, run, exact=exact_units),
             lambda: outside(experiment, source),
         )
-    return _checked(experiment, reduced)
+    return _checked(experiment, reduced, as_of=units.as_of, told=units.checks)
 
 
 def _of_file(experiment: Experiment, path: str, as_of: datetime | None) -> Reduced:
@@ -225,15 +226,17 @@ def _runner(experiment: Experiment, source: Source) -> Callable[[ir.Table], pa.T
     return lambda statement: ask(source.engine, statement, cost=experiment.cost, what=experiment.name)
 
 
-def _checked(experiment: Experiment, reduced: Reduced) -> Cohort:
-    """Refuse what cannot be used, move caps to where they belong, and look at the rest."""
+def _checked(
+    experiment: Experiment, reduced: Reduced, *, as_of: datetime | None = None, told: Sequence[Check] = ()
+) -> Cohort:
+    """Refuse what cannot be used, move caps to where they belong, and look at the rest; `told` is what was found before."""
     check_arms(experiment, reduced.cells)
     check_values(experiment, reduced)
     cells = reduced.cells
     for metric in experiment.metrics:
         if metric.cap is not None and cells.metrics[metric.name].bins is not None:
             cells = cells.capped(metric.name, metric.cap)
-    found = [*cells.checks, *quality(experiment, cells), *_left_out(experiment, reduced)]
+    found = [*cells.checks, *quality(experiment, cells, as_of=as_of), *told, *_left_out(experiment, reduced)]
     return Cohort(experiment, replace(cells, checks=tuple(found)), reduced.note)
 
 

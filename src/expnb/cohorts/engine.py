@@ -142,7 +142,64 @@ def unreadable(error: Exception, engine: Engine | None = None, secrets: tuple[st
         return SourceError(
             f"{backend} has no operation {operation}, which the query needs. Compute it in a query of your own (sql), or export the rows to parquet and name that file."
         )
+    known = explained(str(error))
+    if known:
+        return SourceError(mask(known, secrets))
     return SourceError(f"the data cannot be read: {mask(words, secrets).rstrip('.')}. Check the file or the query.")
+
+
+# What DuckDB says, and what it means: the parts of the pattern fill the sentence.
+EXPLAINED = (
+    (
+        r"CSV Error on Line: (?P<line>\d+)\n.*Error when converting column \"(?P<column>.*?)\"\. Could not convert string \"(?P<value>.*?)\" to '(?P<kind>\w+)'.*\n  file = (?P<file>[^\n]*)",
+        "column {column!r} of {file!r} holds {value!r} in line {line}, and the lines that were looked at first hold {kind}. Correct such values or leave them empty where the file is made, or read the file as a frame and convert the column.",
+    ),
+    (
+        r"CSV Error on Line: (?P<line>\d+)\n.*Expected Number of Columns: .*\n  file = (?P<file>[^\n]*)",
+        "line {line} of {file!r} has more or fewer values than the file has columns. Quote texts that hold the separator, or write parquet.",
+    ),
+    (
+        r"CSV Error on Line: (?P<line>\d+)\n.*Invalid unicode.*\n  file = (?P<file>[^\n]*)",
+        "{file!r} is not written in UTF-8. Save it in UTF-8, or as parquet.",
+    ),
+    (
+        r"Error when sniffing file \"(?P<file>[^\"]*)\"",
+        "{file!r} cannot be read as CSV: its lines have unlike numbers of values, or unusual separators or quotes. Quote texts that hold the separator, or write parquet.",
+    ),
+    (
+        r"column \"(?P<column>.*?)\" was read from the original file \"(?P<first>.*?)\", but could not be found in file \"(?P<file>.*?)\"",
+        "{file!r} has no column {column!r}, and {first!r} has one. Give all files the same columns, or narrow the pattern.",
+    ),
+    (
+        r"Main file schema: (?P<first>[^\n]*)\nCurrent file: (?P<file>[^\n]*)\nColumn with name: \"(?P<column>[^\n]*)\" is missing",
+        "{file!r} has no column {column!r}, and {first!r} has one. Give all files the same columns, or narrow the pattern.",
+    ),
+    (
+        r"Error while reading file \"(?P<file>.*?)\": failed to cast column \"(?P<column>.*?)\" from type (?P<found>[^\n]*?) to (?P<kind>[^\n]*?): .*?Could not convert string '(?P<value>[^\n]*?)' to",
+        "column {column!r} of {file!r} is {found} and holds {value!r}, and in the first file it is {kind}. Give it one type in all files.",
+    ),
+    (
+        r"Could not convert string '(?P<value>[^\n]*?)' to (?P<kind>\w+) when casting from source column (?P<column>[^\n]*)",
+        "column {column!r} holds {value!r}, which is no {kind}. Write TRY_CAST for CAST to leave such values empty, or correct them where the data is made.",
+    ),
+    (
+        r"invalid (?P<kind>timestamp|date) field format: \"(?P<value>[^\n]*?)\", expected format is .* when casting from source column (?P<column>[^\n]*)",
+        "column {column!r} holds {value!r}, which is no {kind}. Write TRY_CAST for CAST to leave such values empty, or correct them where the data is made.",
+    ),
+)
+MOST_SIGNS = 40  # of a value that is shown
+
+
+def explained(text: str) -> str:
+    """A complaint of DuckDB in a sentence of ours; empty where it is another one."""
+    for pattern, sentence in EXPLAINED:
+        found = re.search(pattern, text, re.DOTALL)
+        if found:
+            parts = found.groupdict()
+            value = parts.get("value", "")
+            short = f"{value[:MOST_SIGNS]}…" if len(value) > MOST_SIGNS else value
+            return sentence.format(**(parts | {"value": short}))
+    return ""
 
 
 def first_line(error: BaseException) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from expnb.cohorts.reduce import Reduced, Sample
+from expnb.cohorts.reduce import NO_ARM, Reduced, Sample
 from expnb.cohorts.statement import repeated_statement
-from expnb.cohorts.units import Units, before_exposure, blank_rows
+from expnb.cohorts.units import NO_ANSWER, TYPICAL, Units, before_exposure, blank_rows, varied_segment, varies
 from expnb.errors import ArmsError, CohortError, MetricValuesError, NullArmError, UnitError
 from expnb.spec.experiment import TRIGGER_KEY, Experiment
 from expnb.spec.metric import NEVER_NEGATIVE, Metric
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     import ibis.expr.types as ir
     import pyarrow as pa
 
-NO_ARM = "None"  # what an arm that is NULL reads as
+# So far a sum of whole numbers may be from one, per unit of the sum of squares.
+FRACTION = 1e-9
 # Up to here counting every unit costs less than a second.
 EXACT_UP_TO = 4_000_000
 
@@ -38,7 +40,7 @@ def check_arms(experiment: Experiment, cells: Cells) -> None:
     NullArmError, ArmsError, CohortError
     """
     found = sorted(set(cells.variant.tolist()))
-    if NO_ARM in found and NO_ARM not in experiment.weights:
+    if NO_ARM in found:
         raise NullArmError(experiment.variant, cells.count(NO_ARM))
     drifted = checks.drifting_names(experiment.variant, checks.drifted_names(found, list(experiment.weights)))
     if drifted:
@@ -133,12 +135,27 @@ def check_values(experiment: Experiment, reduced: Reduced) -> None:
                 f"{odd:,} values of {_where(metric)} are neither 0 nor 1; "
                 f'a {metric.kind} is 0 or 1 per unit. Use kind = "mean", or make it 0 or 1.',
             )
+        if metric.kind == "count" and not _whole(cells):
+            raise MetricValuesError(
+                metric.name,
+                f'{_where(metric)} holds fractions; a count is 0, 1, 2 … per unit. Use kind = "mean", or "revenue" for amounts.',
+            )
         low = float(np.nanmin(cells.low))
         if metric.kind in NEVER_NEGATIVE and low < 0:
             raise MetricValuesError(
                 metric.name,
                 f'{_where(metric)} goes down to {low:,.6g}; a {metric.kind} is never below 0. Use kind = "mean", or repair the values.',
             )
+
+
+def _whole(cells: MetricCells) -> bool:
+    """Whether values may be whole numbers, as their bounds, sums and squares tell."""
+    by = np.round(cells.shifts) - cells.shifts  # around a whole number, which leaves whole sums whole
+    s1, s2 = cells.s1 - cells.n_ok * by, cells.s2 - 2 * by * cells.s1 + cells.n_ok * by * by
+    parts = [cells.low, cells.high, s1, s2]
+    return all(
+        bool((np.abs(part - np.round(part)) <= FRACTION * (1 + np.abs(s2)))[cells.n_ok > 0].all()) for part in parts
+    )
 
 
 def _where(metric: Metric) -> str:
@@ -151,11 +168,18 @@ def _where(metric: Metric) -> str:
     )
 
 
-def quality(experiment: Experiment, cells: Cells) -> tuple[Check, ...]:
-    """Every check on the cells of an experiment, the sample ratio first."""
+def quality(experiment: Experiment, cells: Cells, *, as_of: datetime | None = None) -> tuple[Check, ...]:
+    """Every check on the cells of an experiment, the sample ratio first.
+
+    Parameters
+    ----------
+    as_of : datetime, optional
+        Up to when the data are complete, where a metric has a window.
+    """
     found: list[Check | None] = [*_ratios(experiment, cells)]
     found += sample_ratio_by(_views(experiment, cells), min_cell=experiment.min_cell)
     found += _of_days(experiment, cells)
+    found += _of_units(experiment, cells)
     for part in experiment.expect:
         broken = {arm: int(cells.broken[part.name][cells.variant == arm].sum()) for arm in experiment.variants}
         found.append(
@@ -165,7 +189,7 @@ def quality(experiment: Experiment, cells: Cells) -> tuple[Check, ...]:
         )
     groups = _groups(cells)
     for metric in experiment.metrics:
-        found += _of_metric(experiment, cells, metric, groups)
+        found += _of_metric(experiment, cells, metric, groups, as_of)
     return tuple(check for check in found if check is not None)
 
 
@@ -222,7 +246,7 @@ def _of_days(experiment: Experiment, cells: Cells) -> Iterator[Check | None]:
             "exposed_at",
             undated / cells.units,
             "warn",
-            f"{checks.count_of(undated, min_cell=experiment.min_cell)} units have no value in {experiment.exposed_at!r} and belong to no day.",
+            f"{checks.count_of(undated, min_cell=experiment.min_cell)} units have no value in {experiment.exposed_at!r} and belong to no day{_left_out_undated(experiment)}.",
         )
     known = np.unique(cells.day[~np.isnat(cells.day)])
     yield checks.days_missing(
@@ -233,8 +257,29 @@ def _of_days(experiment: Experiment, cells: Cells) -> Iterator[Check | None]:
             for day in known
         },
         experiment.weights,
+        later={
+            cells.day[place].item(): experiment.epochs[number - 1].weights
+            for place, number in enumerate(cells.epoch.tolist())
+            if number and not np.isnat(cells.day[place])
+        },
         min_cell=experiment.min_cell,
     )
+
+
+def _of_units(experiment: Experiment, cells: Cells) -> Iterator[Check | None]:
+    """Units whose segment or trigger is not clear."""
+    for name in experiment.segments if varies(experiment) else ():
+        n = int(cells.broken[varied_segment(name)].sum())
+        yield checks.varied_segment(name, n, cells.units, min_cell=experiment.min_cell)
+    if experiment.trigger:
+        yield checks.no_answer(experiment.trigger, int(cells.broken[NO_ANSWER].sum()), min_cell=experiment.min_cell)
+
+
+def _left_out_undated(experiment: Experiment) -> str:
+    if experiment.events is not None:
+        return "; what came after their exposure is not known, and every metric leaves them out"
+    windows = any(metric.window_days is not None for metric in experiment.metrics) and experiment.totals is None
+    return "; metrics with a window leave them out" if windows else ""
 
 
 def _groups(cells: Cells) -> dict[str, IntArray]:
@@ -272,7 +317,7 @@ def _lost_digits(cells: Cells, column: MetricCells, groups: Mapping[str, IntArra
 
 
 def _of_metric(
-    experiment: Experiment, cells: Cells, metric: Metric, groups: Mapping[str, IntArray]
+    experiment: Experiment, cells: Cells, metric: Metric, groups: Mapping[str, IntArray], as_of: datetime | None
 ) -> Iterator[Check | None]:
     if metric.at:
         early = int(cells.broken[before_exposure(metric)].sum())
@@ -282,23 +327,8 @@ def _of_metric(
         yield checks.blank_rows(
             metric.name, blank, summed=metric.kind in {"count", "revenue"}, min_cell=experiment.min_cell
         )
-    column, units, small = cells.metrics[metric.name], _units(experiment, cells), experiment.min_cell
-    late = int(column.n_immature.sum())
-    # In totals a metric may count other units than the experiment.
-    total = late + int(column.n_ok.sum()) if experiment.totals else cells.units
-    yield checks.immature(metric.name, late, total, min_cell=small)
-    yield checks.unusable_values(
-        metric.name,
-        null=int(column.n_null.sum()),
-        nan=int(column.n_nan.sum()),
-        infinite=int(column.n_infinite.sum()),
-        total=cells.units,
-    )
-    by_arm = {arm: cells.variant == arm for arm in experiment.variants}
-    closed = {arm: units[arm] - int(column.n_immature[own].sum()) for arm, own in by_arm.items()}
-    if not experiment.totals:
-        lost = {arm: max(0, closed[arm] - int(column.n_ok[own].sum())) for arm, own in by_arm.items()}
-        yield checks.lost_by_arm(metric.name, lost, closed, min_cell=small)
+    yield from _of_missing(experiment, cells, metric, as_of)
+    column, small = cells.metrics[metric.name], experiment.min_cell
     if not metric.is_share and column.q is None:  # shares are whole numbers, quantiles come from histograms
         yield checks.lost_digits(metric.name, _lost_digits(cells, column, groups, small))
     if column.denominator is None:
@@ -307,8 +337,34 @@ def _of_metric(
         arms = {arm: cells.covariate_moments(metric.name, arm) for arm in experiment.variants}
         yield checks.pre_period_imbalance(metric.name, arms, min_cell=small)
     if not metric.is_share and column.denominator is None and column.q is None:
-        for own in by_arm.values():
-            moments = column.moments(own)
+        for arm in experiment.variants:
+            moments = column.moments(cells.variant == arm)
             if moments.n and math.isfinite(moments.low) and math.isfinite(moments.high):  # totals do not know them
                 farthest = max(moments.low, moments.high, key=lambda value: abs(value - moments.mean))
                 yield checks.outlier(metric.name, value=farthest, mean=moments.mean, m2=moments.m2)
+
+
+def _of_missing(experiment: Experiment, cells: Cells, metric: Metric, as_of: datetime | None) -> Iterator[Check | None]:
+    """Units that a metric leaves out, by cause and by arm."""
+    column, units, small = cells.metrics[metric.name], _units(experiment, cells), experiment.min_cell
+    if experiment.totals:  # a metric may count other units than the experiment
+        late = int(column.n_immature.sum())
+        yield checks.without_total(metric.name, late, late + int(column.n_ok.sum()), min_cell=small)
+    else:  # units without a date are said by themselves
+        dated = ~np.isnat(cells.day) if experiment.exposed_at else np.ones(cells.n.size, dtype=np.bool_)
+        late = int(column.n_immature[dated].sum())
+        yield checks.immature(metric.name, late, int(cells.n[dated].sum()), as_of=as_of, min_cell=small)
+    yield checks.unusable_values(
+        metric.name,
+        null=int(column.n_null.sum()),
+        nan=int(column.n_nan.sum()),
+        infinite=int(column.n_infinite.sum()),
+        total=cells.units,
+        min_cell=small,
+    )
+    by_arm = {arm: cells.variant == arm for arm in experiment.variants}
+    closed = {arm: units[arm] - int(column.n_immature[own].sum()) for arm, own in by_arm.items()}
+    if not experiment.totals:
+        lost = {arm: max(0, closed[arm] - int(column.n_ok[own].sum())) for arm, own in by_arm.items()}
+        chosen = experiment.events is not None and metric.kind in TYPICAL
+        yield (checks.chosen_by_arm if chosen else checks.lost_by_arm)(metric.name, lost, closed, min_cell=small)

@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 PILOT_ROWS = 1000
 # A segment with more values than this among the pilot's rows is looked at before units are grouped by it.
 MANY_VALUES = 100
+IDS = 0.5  # and one with more values than this share of those rows is refused
+FEW_VALUES = "a segment is a column with few values. Leave it out, or group its values where the data is made."
 MISSING_SEGMENT = "(none)"
+NO_ARM = "\uffff"  # what an arm that is NULL reads as: no letter, so that no text is one
 # Beyond this many squared standard deviations sums around the shift have lost three of their sixteen digits.
 SHIFT_TOO_FAR = 1e3
 # So many groups of cells may lie far from the others, and have a shift of their own.
@@ -46,6 +49,7 @@ MOST_SHIFTS = 100
 LEAST_TO_JUDGE = 20
 # Of a square, in a number of 16 digits.
 ROUNDING = 1e-15
+NOTHING_IN_COMMON = "no unit of the events is among the assignments. Check that column {unit!r} holds the same ids in both, and that the events are of the days of the experiment."
 CHANGED = (
     "the data changed while they were read: two statements found different arms, segments or days. Read them again."
 )
@@ -124,6 +128,8 @@ def reduce(experiment: Experiment, units: Units, source: Source) -> Reduced:
     complete = [one for one in units.measures if one not in masked]
     rows = run(cells_statement(units, shifts, complete, masked))
     _check_size(experiment, rows, source)
+    if "broken_quiet" in rows.column_names and _count(rows, "broken_quiet") == _count(rows, "n"):
+        raise CohortError(NOTHING_IN_COMMON.format(unit=experiment.unit))
     keys = _key_rows(units, rows)
     groups = list(zip(*(rows.column(name).to_pylist() for name in groups_of(units)), strict=True))
     placed = {name: shift.at(groups) for name, shift in shifts.items()}
@@ -195,8 +201,17 @@ def _check_segments(experiment: Experiment, units: Units, run: Callable[[ir.Tabl
     """Refuse a segment that holds ids before anything is grouped by it; only one with many values in the first rows is counted."""
     if units.segments is None:
         return
+    if experiment.unit in experiment.segments:
+        raise CohortError(f"segment {experiment.unit!r} is the unit column; {FEW_VALUES}")
     first = run(units.segments.limit(PILOT_ROWS))
-    many = [name for name in first.column_names if len(first.column(name).unique()) > MANY_VALUES]
+    values = {name: len(first.column(name).unique()) for name in first.column_names}
+    for number, name in enumerate(experiment.segments):
+        found = values[f"segment_{number}"]
+        if first.num_rows >= PILOT_ROWS and found > IDS * first.num_rows:
+            raise CohortError(
+                f"segment {name!r} has {found:,} values in the first {first.num_rows:,} rows, as ids have; {FEW_VALUES}"
+            )
+    many = [name for name in first.column_names if values[name] > MANY_VALUES]
     if not many:
         return
     counts = run(units.segments.aggregate(**{name: units.segments[name].approx_nunique() for name in many}))
@@ -347,6 +362,8 @@ def _cells(
         if "day" in rows.column_names
         else np.full(rows.num_rows, np.datetime64("NaT", "D"))
     )
+    for number, name in enumerate(experiment.segments):
+        _check_missing(name, rows.column(f"segment_{number}"))
     segments = {
         name: _texts(rows, f"segment_{number}", missing=MISSING_SEGMENT)
         for number, name in enumerate(experiment.segments)
@@ -354,7 +371,7 @@ def _cells(
     if experiment.trigger:
         segments[TRIGGER_KEY] = np.array(["true" if yes else "false" for yes in rows.column(TRIGGERED).to_pylist()])
     return Cells(
-        variant=_texts(rows, "arm"),
+        variant=_texts(rows, "arm", missing=NO_ARM),
         segments=segments,
         day=days,
         n=_integers(rows, "n"),
@@ -364,6 +381,14 @@ def _cells(
         broken={name: _integers(rows, f"broken_{column}") for name, column in broken_columns(experiment).items()},
         epochs=tuple(epoch.start for epoch in experiment.epochs),
     )
+
+
+def _check_missing(name: str, values: pa.ChunkedArray) -> None:
+    """Refuse a value that would pass for a missing one."""
+    if values.null_count and MISSING_SEGMENT in values.unique().to_pylist():
+        raise CohortError(
+            f"segment {name!r} has units without a value and others with the value {MISSING_SEGMENT!r}, under which the first are shown. Give one of them another name where the data is made."
+        )
 
 
 def _complete_cells(rows: pa.Table, one: Measure, shifts: Mapping[str, FloatArray]) -> MetricCells:
@@ -415,6 +440,7 @@ def _outside(cells: MetricCells) -> bool:
 def _masked_cells(rows: pa.Table, one: Measure, shifts: Mapping[str, FloatArray], number: int) -> MetricCells:
     own = f"m{number}"
     n, ok, shift = _integers(rows, "n"), _integers(rows, f"ok_{own}"), shifts[one.value]
+    late = _integers(rows, f"late_{own}") if one.immature else np.zeros_like(n)
 
     def joint(part: str, name: str) -> Joint | None:
         if not name:
@@ -425,10 +451,10 @@ def _masked_cells(rows: pa.Table, one: Measure, shifts: Mapping[str, FloatArray]
     return MetricCells(
         shift=shift,
         n_ok=ok,
-        n_null=n - _integers(rows, f"present_{own}"),
+        n_null=n - late - _integers(rows, f"present_{own}"),
         n_nan=_integers(rows, f"nan_{own}"),
         n_infinite=_integers(rows, f"infinite_{own}"),
-        n_immature=_integers(rows, f"late_{own}") if one.immature else np.zeros_like(n),
+        n_immature=late,
         s1=_sums(rows, f"s1_{own}"),
         s2=_sums(rows, f"s2_{own}"),
         low=_numbers(rows, f"low_{own}") + shift,

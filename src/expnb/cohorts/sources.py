@@ -10,7 +10,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from expnb.cohorts.engine import NO_LIMIT, Engine, ask, run, tune, unreadable
+from expnb.cohorts.engine import MOST_SIGNS, NO_LIMIT, Engine, ask, run, tune, unreadable
 from expnb.cohorts.warehouse import Warehouse, open_warehouse
 from expnb.errors import PathNotFoundError, SourceError, TooManyRowsError
 from expnb.spec.experiment import Cost
@@ -215,16 +215,29 @@ def files_of(path: str | Path) -> tuple[str, ...]:
 
     Raises
     ------
-    PathNotFoundError
-        If there is none.
+    PathNotFoundError, SourceError
+        If there is none, or if it is a folder.
     """
     text = str(path)
     files = sorted(glob(text)) if has_magic(text) else [text]  # noqa: PTH207 - a pattern, not a folder
+    if folders := [file for file in files if Path(file).is_dir()]:
+        raise SourceError(
+            f"{folders[0]!r} is a folder, and a cohort is read from files. Write {_pattern_in(Path(folders[0]))!r}."
+        )
     if not files or not Path(files[0]).is_file():
         folder = Path(text).parent
         siblings = [other.name for other in folder.iterdir()] if folder.is_dir() else []
         raise PathNotFoundError(text, "cohort file", siblings)
     return tuple(files)
+
+
+def _pattern_in(folder: Path) -> str:
+    """The pattern of the files in a folder, or of those one level below it."""
+    for pattern in ("*", "*/*"):
+        for file in sorted(folder.glob(pattern)):
+            if file.is_file() and file.suffix in READERS:
+                return f"{folder / pattern}{file.suffix}"
+    return str(folder / "*.parquet")
 
 
 def _bind_path(path: str, timezone: str) -> Source:
@@ -234,6 +247,9 @@ def _bind_path(path: str, timezone: str) -> Source:
         raise SourceError(
             f"cohort file {path!r} ends in {Path(files[0]).suffix!r}; known are {', '.join(READERS)}. Convert it to parquet, or pass a frame."
         )
+    if len(readers := {READERS.get(Path(file).suffix) for file in files}) > 1:
+        endings = " and ".join(sorted({Path(file).suffix for file in files}))
+        raise SourceError(f"{path!r} matches {len(readers)} kinds of files, {endings}. Write a pattern that ends in one.")
     engine = duckdb_engine(timezone)
     table = run(engine, lambda: getattr(engine, reader)(list(files)), what=Path(path).name)
     clocks = [
@@ -269,9 +285,7 @@ def _arrow(frame: object) -> pa.Table:
     try:
         table = pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowException, ValueError, OverflowError, TypeError) as error:
-        raise SourceError(
-            f"the frame has a column that has no type of its own: {error}. Give each column one name and one type."
-        ) from error
+        raise SourceError(_untyped(cast("Any", frame)) or f"the frame cannot be read: {error}.") from error
     for field in table.schema:
         values = cast("Any", frame)[field.name]
         if pa.types.is_timestamp(field.type) and values.dtype == object:  # Arrow takes those without a zone for UTC
@@ -281,6 +295,27 @@ def _arrow(frame: object) -> pa.Table:
                     f"column {field.name!r} holds times with a time zone and times without one; nobody can tell which clock those show. Give all of them a zone where the data is made."
                 )
     return table
+
+
+def _untyped(frame: Any) -> str:  # noqa: ANN401 - a pandas frame; pandas is not imported for a hint
+    """What keeps a pandas frame from having a type per column; empty where nobody knows."""
+    import pyarrow as pa  # noqa: PLC0415 - 0.3 s, only when rows are needed
+
+    twice = list(dict.fromkeys(frame.columns[frame.columns.duplicated()]))
+    if twice:
+        return f"the frame has more than one column {twice[0]!r}. Give each column a name of its own."
+    for name in frame.columns:
+        try:
+            pa.array(frame[name], from_pandas=True)
+        except (pa.ArrowException, ValueError, OverflowError, TypeError) as error:
+            values = frame[name].dropna()
+            kinds = values.map(lambda value: type(value).__name__)
+            often = kinds.value_counts()
+            if len(often) < 2:
+                return f"column {name!r} holds values of type {often.index[0]}, of which no column can be made ({error.args[0]}). Make them texts, times, or numbers of at most 64 bits."
+            odd = values[kinds == often.index[-1]].iloc[0]
+            return f"column {name!r} holds values of more than one type, such as {str(odd)[:MOST_SIGNS]!r} ({often.index[-1]}) among {often.index[0]}. Give it one type: leave what does not belong empty, or make all of it text."
+    return ""
 
 
 def _table_name(table: ir.Table) -> str:

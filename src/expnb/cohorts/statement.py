@@ -82,7 +82,8 @@ def cells_statement(units: Units, shifts: Shifts, complete: Sequence[Measure], m
     flags = [
         name
         for name in table.columns
-        if name.startswith(("expect_", "early_", "odd_", "blank_")) or name in {"crossed", "nameless"}
+        if name.startswith(("expect_", "early_", "odd_", "blank_", "varied_", "empty_", "quiet"))
+        or name in {"crossed", "nameless"}
     ]
     prepared = {name: table[name] for name in [*keys, *flags]}
     for measure in complete:
@@ -191,10 +192,10 @@ def _usable(table: ir.Table, measure: Measure) -> ir.Column:
 def _masked_gaps(units: Units, measure: Measure, shifts: Shifts, number: int) -> dict[str, ir.Value]:
     """Columns that the sums read: gaps from the shifts, and the raw value where its kind of missing matters."""
     table = units.table
-    value = _usable(table, measure)
+    value, raw = _usable(table, measure), as_number(table[measure.value])
     columns: dict[str, ir.Value] = {
         "gap": value - _constant(units, shifts.get(measure.value, NONE)),
-        "raw": as_number(table[measure.value]),
+        "raw": _unless(table[measure.immature], raw) if measure.immature else raw,
     }
     if measure.immature:
         columns["late"] = table[measure.immature]

@@ -134,10 +134,17 @@ def start_of(day: date, column: ir.Value, zone: str) -> ir.Value:
 
 
 def later_than(column: ir.Value, moment: datetime, zone: str) -> ir.BooleanValue:
-    """Whether a time lies after a moment."""
+    """Whether a time lies after a moment; a date does when its day ends after it."""
     if column.type().is_date():
-        return column > start_of(moment.astimezone(ZoneInfo(zone)).date(), column, zone)
+        return column >= start_of(moment.astimezone(ZoneInfo(zone)).date(), column, zone)
     return column > _literal(moment, column, zone)
+
+
+def at_most(column: ir.Value, moment: datetime, zone: str) -> ir.BooleanValue:
+    """Whether a time lies at or before a moment; a date does when its day begins before it."""
+    if column.type().is_date():
+        return column <= start_of(moment.astimezone(ZoneInfo(zone)).date(), column, zone)
+    return column <= _literal(moment, column, zone)
 
 
 def as_utc(found: datetime | date, zone: str) -> datetime:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from expnb.cohorts.engine import ask
-from expnb.cohorts.reduce import MISSING_SEGMENT, Reduced, rounded
+from expnb.cohorts.reduce import MISSING_SEGMENT, NO_ARM, Reduced, rounded
 from expnb.cohorts.sources import Source
 from expnb.cohorts.statement import MAX_CELLS
 from expnb.cohorts.times import day_of
@@ -285,7 +285,9 @@ def _reduced(
         else np.full(size, np.datetime64("NaT", "D"))
     )
     cells = Cells(
-        variant=np.array([str(arm) for arm in rows.column(experiment.variant).to_pylist()], dtype=np.str_),
+        variant=np.array(
+            [NO_ARM if arm is None else str(arm) for arm in rows.column(experiment.variant).to_pylist()], dtype=np.str_
+        ),
         segments={
             name: np.array(
                 [MISSING_SEGMENT if value is None else str(value) for value in rows.column(name).to_pylist()],

@@ -6,14 +6,14 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from expnb.cohorts.ends import End, end_of
 from expnb.cohorts.engine import ask
 from expnb.cohorts.expressions import from_ibis, with_sql
 from expnb.cohorts.sources import Source, check_size, is_partitioned
 from expnb.cohorts.times import (
-    as_utc,
     between,
     check_time,
     day_of,
@@ -27,6 +27,7 @@ from expnb.cohorts.times import (
 from expnb.errors import CohortError, ColumnNotFoundError, MetricValuesError, UnitError
 from expnb.spec.experiment import ROW_UNIT, TRIGGER_KEY, Events, Experiment
 from expnb.spec.metric import Metric
+from expnb.stats.checks import Check
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 PRE_PERIOD = "pre_period"
 TRIGGERED = "triggered"  # our name of the key that says whether a unit was
 ODD_TRIGGER = "odd_trigger"  # and of the flag of those whose answer is neither yes nor no
+EMPTY_TRIGGER = "empty_trigger"  # and of those without an answer
+NO_ANSWER = "trigger:empty"  # name of those in `Cells.broken`
 # Row-level means of these kinds become ratios of unit totals when a unit has many rows.
 ROW_MEANS = frozenset({"conversion", "mean", "duration"})
 # Of these kinds a unit's value in events is the mean of its own, and a unit without events has none.
@@ -80,7 +83,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """One row per unit, columns under our own names: `arm`, `unit`, `segment_0` …, `day`, `triggered`, `v0` …, `late_0` …, `expect_0` …, `early_0` …, `crossed`, `nameless`, `odd_0` …, `blank_0` ….
+    """One row per unit, columns under our own names: `arm`, `unit`, `segment_0` …, `day`, `triggered`, `v0` …, `late_0` …, `expect_0` …, `early_0` …, `crossed`, `nameless`, `odd_0` …, `blank_0` …, `varied_0` …, `empty_trigger`.
 
     Parameters
     ----------
@@ -92,6 +95,8 @@ class Units:
         Up to when the data are complete, where windows need it.
     segments : ibis Table or None
         The segment columns of the source, before rows are summed; None where there are none.
+    checks : tuple of Check
+        What is odd about the times that say up to when the data are complete.
     """
 
     table: ir.Table
@@ -99,12 +104,25 @@ class Units:
     grouped: bool
     as_of: datetime | None
     segments: ir.Table | None = None
+    checks: tuple[Check, ...] = ()
 
 
 def units_of(
-    experiment: Experiment, source: Source, events: Source | None = None, *, as_of: datetime | None = None
+    experiment: Experiment,
+    source: Source,
+    events: Source | None = None,
+    *,
+    as_of: datetime | None = None,
+    now: datetime | None = None,
 ) -> Units:
     """The unit table of a source.
+
+    Parameters
+    ----------
+    as_of : datetime, optional
+        Up to when the data are complete; the last time in them that is not later than `now` when left out.
+    now : datetime, optional
+        The clock's when left out.
 
     Raises
     ------
@@ -122,21 +140,22 @@ def units_of(
     if events is not None and experiment.experiment_column:  # before its units are taken for those of another
         table = table.filter(table[experiment.experiment_column].cast("string") == experiment.name)
     _check_days(experiment, source, table)
+    _check_windows(experiment)
+    end = End(as_of) if as_of else _complete_until(experiment, table, source, events, now or datetime.now(UTC))
     if events is not None:
-        units = _from_events(experiment, table, source, events, as_of)
+        units = _from_events(experiment, table, source, events, end.as_of)
     elif experiment.shape == "rows":
-        units = _from_rows(experiment, table, source, as_of)
+        units = _from_rows(experiment, table, source, end.as_of)
     else:
-        units = _from_units(experiment, table, source, as_of)
+        units = _from_units(experiment, table, source, end.as_of)
     segments = {name: value for name, value in _keys(experiment, table, source).items() if name.startswith("segment_")}
-    return replace(units, segments=table.select(**segments) if segments else None)
+    return replace(units, segments=table.select(**segments) if segments else None, checks=end.checks)
 
 
 # --- one row per unit -------------------------------------------------------------------------
 
 
 def _from_units(experiment: Experiment, table: ir.Table, source: Source, as_of: datetime | None) -> Units:
-    as_of = _complete_until(experiment, table, source, as_of)
     columns = _keys(experiment, table, source)
     if experiment.unit != ROW_UNIT:
         columns["unit"] = table[experiment.unit]
@@ -149,16 +168,16 @@ def _from_units(experiment: Experiment, table: ir.Table, source: Source, as_of: 
 
     measures = []
     for number, metric in enumerate(experiment.metrics):
-        late = _late(metric.window_days, as_of)
-        if late is not None:
-            columns[f"late_{number}"] = later_than(table[experiment.exposed_at], late, experiment.timezone)
+        late = metric.window_days is not None
+        if metric.window_days is not None:
+            columns[f"late_{number}"] = _late(experiment, table[experiment.exposed_at], metric.window_days, as_of)
         measures.append(
             Measure(
                 metric,
                 read(metric.numerator if metric.kind == "ratio" else _own(metric, number), metric.name),
                 read(metric.denominator, metric.name) if metric.kind == "ratio" else "",
                 read(metric.covariate, metric.name) if metric.covariate else "",
-                f"late_{number}" if late is not None else "",
+                f"late_{number}" if late else "",
             )
         )
     columns |= _flags(experiment, table)
@@ -174,7 +193,6 @@ def _from_units(experiment: Experiment, table: ir.Table, source: Source, as_of: 
 
 def _from_rows(experiment: Experiment, table: ir.Table, source: Source, as_of: datetime | None) -> Units:
     """Rows summed to the unit that was randomised: their errors are those of units, not of rows."""
-    as_of = _complete_until(experiment, table, source, as_of)
     keys, flags = _keys(experiment, table, source), _flags(experiment, table)
     rows: dict[str, ir.Value] = {"unit": table[experiment.unit], **keys, **flags}
     if experiment.exposed_at:
@@ -202,9 +220,8 @@ def _from_rows(experiment: Experiment, table: ir.Table, source: Source, as_of: d
         sums[f"blank_{number}"] = flat[f"blank_{number}"].sum().fill_null(0)
         if metric.is_share:
             sums[f"odd_{number}"] = flat[f"odd_{number}"].sum().fill_null(0)
-        late = _late(metric.window_days, as_of)
-        if late is not None:
-            sums[f"late_{number}"] = later_than(flat.exposed.min(), late, experiment.timezone)
+        if metric.window_days is not None:
+            sums[f"late_{number}"] = _late(experiment, flat.exposed.min(), metric.window_days, as_of)
         measures.append(_numbered(metric, number, sums))
     grouped = flat.group_by(own).aggregate(**sums)
     return Units(grouped, tuple(measures), grouped=True, as_of=as_of)
@@ -252,10 +269,6 @@ def _from_events(
     _check_events(experiment, spec)
     amounts = _amounts(experiment, spec)
     log = _log(experiment, spec, events, amounts)
-    if as_of is None and any(_window(metric, spec) is not None for metric in experiment.metrics):
-        last = log["at"] if log["at"].type().is_timestamp() else log["at"].cast("timestamp")
-        found = ask(events.engine, last.max()).as_py()
-        as_of = None if found is None else as_utc(found, experiment.timezone)
     log = _until_last_window(experiment, spec, log)
     _check_days(experiment, events, log)
     if experiment.exposed_at and has_zone(table[experiment.exposed_at]) != has_zone(log["at"]):
@@ -264,7 +277,8 @@ def _from_events(
         log = log.mutate(at=moment_of(log["at"], experiment.timezone, events))
     people = _first_exposures(experiment, spec, table, source, log)
     if experiment.start is not None and experiment.end is not None:  # the exposure may be an event
-        people = people.filter(*between(people.exposed, experiment.start, experiment.end, experiment.timezone))
+        first, last = between(people.exposed, experiment.start, experiment.end, experiment.timezone)
+        people = people.filter((first & last) | people.exposed.isnull())  # as in _in_window
     joined = people.inner_join(log, people.unit == log.log_unit)
     sums: dict[str, ir.Value] = {"happened": joined.count()}
     for number, metric in enumerate(experiment.metrics):
@@ -278,11 +292,12 @@ def _from_events(
         for name in (f"value_{number}", f"other_{number}", f"covariate_{number}"):
             if name in sums:
                 missing_is_zero = metric.kind not in TYPICAL or name.startswith("other")
-                columns[name] = _unless_none(left.happened, left[name]) if missing_is_zero else left[name]
+                total = _unless_none(left.happened, left[name]) if missing_is_zero else left[name]
+                # Without a date nobody knows what came after it.
+                columns[name] = _where(people.exposed.notnull(), total)
         window = _window(metric, spec)
-        late = _late(None if window is None else window + spec.lateness_days, as_of)
-        if late is not None:
-            columns[f"late_{number}"] = later_than(people.exposed, late, experiment.timezone)
+        if window is not None:
+            columns[f"late_{number}"] = _late(experiment, people.exposed, window + spec.lateness_days, as_of)
         measures.append(_numbered(metric, number, columns))
     return Units(left.select(**columns), tuple(measures), grouped=True, as_of=as_of)
 
@@ -480,6 +495,11 @@ def _of_unit(flat: ir.Table, keys: Sequence[str], flags: Sequence[str]) -> dict[
     """What is known of a unit from its rows, and what is wrong with them."""
     sums: dict[str, ir.Value] = {name: flat[name].any() if name == TRIGGERED else flat[name].min() for name in keys}
     sums |= {name: flat[name].any() for name in flags}
+    sums |= {
+        name.replace("segment_", "varied_"): (flat[name].min() != flat[name].max()).fill_null(False)
+        for name in keys
+        if name.startswith("segment_")
+    }
     return sums | {
         "crossed": (flat.arm.min() != flat.arm.max()) & ~flat.unit.isnull().any(),
         "nameless": flat.unit.isnull().sum(),
@@ -492,9 +512,11 @@ def _numbered(metric: Metric, number: int, columns: Mapping[str, ir.Value]) -> M
     return Measure(metric, *(name if name in columns else "" for name in names.values()))
 
 
-def _late(window: float | None, as_of: datetime | None) -> datetime | None:
-    """Exposures after this moment have a window that is not over."""
-    return None if window is None or as_of is None else as_of - timedelta(days=window)
+def _late(experiment: Experiment, exposed: ir.Value, window: float, as_of: datetime | None) -> ir.BooleanValue:
+    """Whether a window is not over, or nobody knows: a unit without a date has no known one."""
+    if as_of is None:
+        return exposed.isnull() | exposed.notnull()
+    return later_than(exposed, as_of - timedelta(days=window), experiment.timezone).fill_null(True)
 
 
 def _own(metric: Metric, number: int) -> str:
@@ -538,9 +560,11 @@ def _flags(experiment: Experiment, table: ir.Table) -> dict[str, ir.Value]:
         f"expect_{number}": ~table[f"expnb_expect_{number}"].cast("boolean").fill_null(False)
         for number, _ in enumerate(experiment.expect)
     }
-    if experiment.trigger and not table[experiment.trigger].type().is_boolean():
+    if experiment.trigger:
         value = table[experiment.trigger]
-        flags[ODD_TRIGGER] = ~_answer(value, 0) & ~_answer(value, 1) & usable(value).notnull()
+        flags[EMPTY_TRIGGER] = usable(value).isnull()
+        if not value.type().is_boolean():
+            flags[ODD_TRIGGER] = ~_answer(value, 0) & ~_answer(value, 1) & usable(value).notnull()
     return flags
 
 
@@ -559,11 +583,24 @@ def broken_columns(experiment: Experiment) -> dict[str, str]:
     expected = {part.name: f"expect_{number}" for number, part in enumerate(experiment.expect)}
     early = zip((metric for metric in experiment.metrics if metric.at), _outcomes(experiment), strict=True)
     blank = {blank_rows(metric): f"blank_{number}" for number, metric in enumerate(experiment.metrics)}
+    varied = {varied_segment(name): f"varied_{number}" for number, name in enumerate(experiment.segments)}
     return (
         expected
         | {before_exposure(metric): column for metric, column in early}
         | (blank if experiment.shape == "rows" else {})
+        | (varied if varies(experiment) else {})
+        | ({NO_ANSWER: EMPTY_TRIGGER} if experiment.trigger else {})
     )
+
+
+def varies(experiment: Experiment) -> bool:
+    """Whether the segments of a unit may vary, because it has many rows."""
+    return experiment.shape in {"rows", "events"}
+
+
+def varied_segment(name: str) -> str:
+    """Name in `Cells.broken` of the units with more than one value of a segment."""
+    return f"varied:{name}"
 
 
 def before_exposure(metric: Metric) -> str:
@@ -624,19 +661,40 @@ def outside(experiment: Experiment, source: Source) -> int:
     return every - inside
 
 
-def _complete_until(experiment: Experiment, table: ir.Table, source: Source, as_of: datetime | None) -> datetime | None:
-    """Up to when the data are complete: as given, else the last exposure in them."""
+def _check_windows(experiment: Experiment) -> None:
+    """Refuse a window of units whose exposure has no time."""
     windows = [metric.name for metric in experiment.metrics if metric.window_days is not None]
-    if not windows:
-        return None
-    if not experiment.exposed_at:
+    if windows and experiment.events is None and not experiment.exposed_at:
         raise CohortError(
             f"metric {windows[0]!r} has a window, and the experiment has no exposed_at, so nobody can tell whose window is over. Name the column of the first exposure."
         )
-    if as_of is not None:
-        return as_of
-    found = ask(source.engine, table[experiment.exposed_at].max()).as_py()
-    return None if found is None else as_utc(found, experiment.timezone)
+
+
+def _complete_until(
+    experiment: Experiment, table: ir.Table, source: Source, events: Source | None, now: datetime
+) -> End:
+    """Up to when the data are complete: the last exposure in them, or the last event of a kind that the experiment uses."""
+    if events is None:
+        if all(metric.window_days is None for metric in experiment.metrics):
+            return End()
+        if experiment.experiment_column:
+            table = table.filter(table[experiment.experiment_column].cast("string") == experiment.name)
+        return end_of(experiment, source, table, experiment.exposed_at, now=now)
+    spec = experiment.events
+    if spec is None or all(_window(metric, spec) is None for metric in experiment.metrics):
+        return End()
+    log = _log(experiment, spec, events, {})
+    log = log.filter(log.kind.isin(sorted(used_kinds(experiment, spec))))
+    return end_of(experiment, events, log.select(**{spec.at: log["at"]}), spec.at, now=now)
+
+
+def used_kinds(experiment: Experiment, spec: Events) -> dict[str, str]:
+    """Kinds of events that the experiment reads, each to what reads it."""
+    kinds = {spec.exposure: "the exposure"} if spec.exposure else {}
+    for metric in experiment.metrics:
+        for name in filter(None, (metric.event, metric.numerator, metric.denominator)):
+            kinds.setdefault(name, f"metric {metric.name!r}")
+    return kinds
 
 
 def check_columns(experiment: Experiment, table: ir.Table) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -49,7 +50,7 @@ class Warehouse:
     Parameters
     ----------
     connection : str
-        Name of an environment variable that holds a URL, or a URL; never shown with its credentials.
+        Name of an environment variable that holds a URL, or a URL; never shown with its credentials. Of DuckDB ``duckdb:///file.duckdb`` is relative to the working directory, and ``duckdb:////folder/file.duckdb`` absolute.
     table, sql : str
         What to read; one of the two.
     """
@@ -128,9 +129,13 @@ def _url(connection: str) -> str:
     url = os.environ.get(connection, "")
     if "://" in url:
         return url
-    state = "holds no URL" if url else "is not set"
+    example = "it is to hold the connection, such as postgresql://user:password@host/database"
+    if url:
+        raise SourceError(
+            f"environment variable {connection!r} holds no URL (there is no :// in it); {example}. Correct its value where the kernel is started."
+        )
     raise SourceError(
-        f"environment variable {connection!r} {state}; it is to hold the connection, such as postgresql://user:password@host/database.{nearest(connection, os.environ)} Set it where the kernel is started."
+        f"environment variable {connection!r} is not set; {example}.{nearest(connection, os.environ)} Set it where the kernel is started."
     )
 
 
@@ -218,17 +223,24 @@ def _spark(url: str, parts: SplitResult, timezone: str) -> Engine:
 
 
 def _duckdb(_url: str, parts: SplitResult, timezone: str) -> Engine:
-    from pathlib import Path  # noqa: PLC0415 - only for files
-
     import ibis  # noqa: PLC0415 - 0.8 s, only when rows are needed
 
-    path = Path(unquote(parts.netloc + parts.path))
-    if not path.is_file():
-        siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise PathNotFoundError(str(path), "DuckDB file", siblings)
-    engine = ibis.duckdb.connect(path, read_only=True)
+    engine = ibis.duckdb.connect(_duckdb_file(parts), read_only=True)
     tune(engine, timezone)
     return cast("Engine", engine)
+
+
+def _duckdb_file(parts: SplitResult) -> Path:
+    """The file of a URL: three slashes and a path are relative and four absolute, as in SQLAlchemy; else two and a path of either kind, as in Ibis."""
+    places = [Path(unquote(parts.netloc + parts.path)).absolute()]
+    if not parts.netloc:
+        places.insert(0, Path(unquote(parts.path[1:])).absolute())
+    for file in places:
+        if file.is_file():
+            return file
+    file = next((file for file in places if file.parent.is_dir()), places[0])
+    siblings = [other.name for other in file.parent.iterdir()] if file.parent.is_dir() else []
+    raise PathNotFoundError(str(file), "DuckDB file", siblings)
 
 
 def _other(url: str, parts: SplitResult, timezone: str) -> Engine:  # noqa: ARG001 - their sessions count days in UTC

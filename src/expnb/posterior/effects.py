@@ -46,12 +46,12 @@ def exact_effects(pairs: Sequence[Comparison], priors: Sequence[Prior]) -> list[
     """
     table = Table(pairs)
     stated = [prior if exists else FLAT for prior, exists in zip(priors, table.relative.tolist(), strict=True)]
-    best = _best(table, stated)
+    best = share_of_best(table, stated)
     effects: list[Effect | None] = [None] * len(table)
-    facts = _facts(table)
-    for rows in _alike(table, stated):
-        made = _quantities(table, rows, stated[rows[0]])
-        _fill(effects, table, rows, facts, _figures(table, rows, made, best, stated[rows[0]]), made, stated)
+    facts = facts_of(table)
+    for rows in alike(table, stated):
+        made = quantities(table, rows, stated[rows[0]])
+        _fill(effects, table, rows, facts, figures_of(table, rows, made, best, stated[rows[0]]), made, stated)
     silent = np.flatnonzero(~table.known)
     _fill(effects, table, silent, facts, {}, None, priors)
     return [effect for effect in effects if effect is not None]
@@ -63,7 +63,7 @@ def assemble(pair: Comparison, made: Quantities, row: int, best: float | None, p
     some, own = np.zeros(1, dtype=np.intp), made.row(row)
     shares = np.array([np.nan if best is None else best])
     out: list[Effect | None] = [None]
-    _fill(out, table, some, _facts(table), _figures(table, some, own, shares, prior), own, [prior], engine)
+    _fill(out, table, some, facts_of(table), figures_of(table, some, own, shares, prior), own, [prior], engine)
     return _only(out)
 
 
@@ -71,7 +71,7 @@ def without_posterior(pair: Comparison, prior: Prior, engine: str) -> Effect:
     """The raw figures alone, with the reason."""
     table = Table([pair])
     out: list[Effect | None] = [None]
-    _fill(out, table, np.zeros(1, dtype=np.intp), _facts(table), {}, None, [prior], engine)
+    _fill(out, table, np.zeros(1, dtype=np.intp), facts_of(table), {}, None, [prior], engine)
     return _only(out)
 
 
@@ -146,31 +146,31 @@ def _only(effects: Sequence[Effect | None]) -> Effect:
 # --- rows that can be asked together ------------------------------------------------------------
 
 
-def _alike(table: Table, priors: Sequence[Prior]) -> list[IntArray]:
-    """Rows with the same likelihood, prior and cuts."""
+def alike(table: Table, priors: Sequence[Prior]) -> list[IntArray]:
+    """Rows with the same likelihood and prior."""
     places: dict[tuple[object, ...], list[int]] = {}
-    keys = zip(table.family.tolist(), table.relative.tolist(), table.cuts.tolist(), strict=True)
-    for row, ((family, relative, cuts), prior, known) in enumerate(
-        zip(keys, priors, table.known.tolist(), strict=True)
-    ):
+    keys = zip(table.family.tolist(), table.relative.tolist(), priors, table.known.tolist(), strict=True)
+    for row, (family, relative, prior, known) in enumerate(keys):
         if known:
-            places.setdefault((family, relative, *cuts, prior), []).append(row)
+            places.setdefault((family, relative, prior), []).append(row)
     return [np.array(rows, dtype=np.intp) for rows in places.values()]
 
 
-def _quantities(table: Table, rows: IntArray, prior: Prior) -> Quantities:
+def quantities(table: Table, rows: IntArray, prior: Prior, *, chart: bool = True) -> Quantities:
+    """Posteriors of rows that are alike; `chart` says whether densities are wanted too."""
     control, treatment = table.arms(rows, int(table.family[rows[0]]))
-    cuts = table.cuts[rows[0]]  # equal in all rows
-    flat_relative = relative_effect(control, treatment, FLAT, cuts) if table.relative[rows[0]] else None
-    flat_absolute = absolute_effect(control, treatment, FLAT, cuts)
+    cuts = table.cuts[rows]
+    flat_relative = relative_effect(control, treatment, FLAT, cuts, chart=chart) if table.relative[rows[0]] else None
+    flat_absolute = absolute_effect(control, treatment, FLAT, cuts, chart=chart)
     if prior.family == "flat":
         return Quantities(flat_relative, flat_absolute, flat_relative, flat_absolute)
-    relative = relative_effect(control, treatment, prior, cuts)
-    absolute = absolute_effect(control, treatment, prior, cuts, null=relative.null if prior.null_share else None)
+    relative = relative_effect(control, treatment, prior, cuts, chart=chart)
+    null = relative.null if prior.null_share else None
+    absolute = absolute_effect(control, treatment, prior, cuts, chart=chart, null=null)
     return Quantities(relative, absolute, flat_relative, flat_absolute)
 
 
-def _best(table: Table, priors: Sequence[Prior]) -> FloatArray:
+def share_of_best(table: Table, priors: Sequence[Prior]) -> FloatArray:
     """P(best of all arms) per row; the arms of a segment share their control, and all need a posterior.
 
     Infinite where there is one treatment, whose P(best) is its P(improvement).
@@ -200,7 +200,7 @@ def _best(table: Table, priors: Sequence[Prior]) -> FloatArray:
 # --- columns ------------------------------------------------------------------------------------
 
 
-def _facts(table: Table) -> dict[str, FloatArray]:
+def facts_of(table: Table) -> dict[str, FloatArray]:
     """Raw figures; NaN where they are missing or may not be shown."""
     gap = table.treatment.mean - table.control.mean
     relative = table.known & table.relative
@@ -217,7 +217,7 @@ def _facts(table: Table) -> dict[str, FloatArray]:
     return facts | {"rope": np.where(known, table.rope, np.nan), "margin": np.where(known, table.margin, np.nan)}
 
 
-def _figures(table: Table, rows: IntArray, made: Quantities, best: FloatArray, prior: Prior) -> Figures:
+def figures_of(table: Table, rows: IntArray, made: Quantities, best: FloatArray, prior: Prior) -> Figures:
     """Posterior figures of some rows."""
     none, relative = np.full(len(rows), np.nan), made.relative
     on_relative = table.on_relative_scale[rows] if relative is not None else np.zeros(len(rows), dtype=np.bool_)

@@ -113,7 +113,7 @@ def figures(table: Table) -> dict[str, FloatArray]:
                 out[name][rows] = values
     rows = shown[np.minimum(table.control.n, table.treatment.n)[shown] > 1]
     control, treatment = table.control.take(rows), table.treatment.take(rows)
-    planned = np.array([table.pairs[row].planned for row in rows], dtype=np.float64)
+    planned = table.planned[rows]
     se = np.hypot(_sequence_se(control, table, rows, 0), _sequence_se(treatment, table, rows, 1))
     known = se > 0
     low, high = confidence_sequence(treatment.mean - control.mean, se, control.n + treatment.n, planned)

@@ -37,6 +37,8 @@ STRONG_DENOMINATOR = 30.0  # mean / standard error, from which on the delta meth
 OVERDISPERSED = 1.1  # variance / mean of counts, above which they are no Poisson ones
 DISPERSION_Z = 2.5758293035489004  # two-sided 1 %
 ROUNDING = 1e-6  # a variance that differs from that of independent units by less is theirs
+NO_SPREAD = "all values are equal, so nothing is known about their spread"
+NO_ERROR = "a quantile of few distinct values has no usable error; ask for the mean, or for the share of units above a value (a conversion)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Table:
         self.group = np.array([places.setdefault(key, len(places)) for key in keys], dtype=np.intp)
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.group)
 
     # --- spread ------------------------------------------------------------------------------
 
@@ -141,6 +143,15 @@ class Table:
         return np.array([pair.joint is not None for pair in self.pairs], dtype=np.bool_)
 
     @cached_property
+    def _events(self) -> BoolArray:
+        return np.array([pair.events for pair in self.pairs], dtype=np.bool_)
+
+    @cached_property
+    def planned(self) -> FloatArray:
+        """Units in both arms at which the confidence sequence is narrowest."""
+        return np.array([pair.planned for pair in self.pairs], dtype=np.float64)
+
+    @cached_property
     def strength(self) -> FloatArray:
         """Mean over standard error of the denominator, in the arm where it is weaker; infinite without one."""
         out = np.full(len(self), np.inf)
@@ -170,8 +181,7 @@ class Table:
             & ~(self._is_ratio & (fewest < FEW_UNITS))
         )
         out = np.where(self.is_share & inside, BINOMIAL, out)
-        events = np.array([pair.events for pair in self.pairs], dtype=np.bool_)
-        out = np.where(events & _looks_poisson(self.control) & _looks_poisson(self.treatment), POISSON, out)
+        out = np.where(self._events & _looks_poisson(self.control) & _looks_poisson(self.treatment), POISSON, out)
         out = np.where(self.strength < STRONG_DENOMINATOR, RATIO, out)
         most = np.zeros(self.group.max(initial=-1) + 1, dtype=np.intp)
         np.maximum.at(most, self.group, out)
@@ -231,7 +241,7 @@ class Table:
             elif fewest[row] < least[row]:
                 out[row] = f"fewer than {words[int(least[row])]} units in an arm"
             elif still[row]:
-                out[row] = "all values are equal, so nothing is known about their spread"
+                out[row] = NO_ERROR if self.pairs[row].metric.kind == "quantile" else NO_SPREAD
             else:
                 out[row] = (
                     f"the denominator is {self.strength[row]:.1f} standard errors above 0, and a ratio needs {WEAKEST_DENOMINATOR:g}; wait for more units, or measure the numerator per unit"

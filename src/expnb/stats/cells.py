@@ -45,7 +45,7 @@ class MetricCells:
     n_ok, n_null, n_nan, n_infinite : ndarray of int, shape (cell,)
         Units with a usable value, and without one by cause.
     n_immature : ndarray of int, shape (cell,)
-        Units whose window is not over; left out, whatever their value is so far.
+        Units whose window is not over, or has no known start; left out, whatever their value is so far, and counted here alone.
     s1, s2 : ndarray of float, shape (cell,)
         Sum and sum of squares of ``value - shift``.
     low, high : ndarray of float, shape (cell,)
@@ -303,7 +303,7 @@ class Cells:
     source : str
         Where the rows were read, for display.
     broken : mapping of str to ndarray of int, shape (cell,)
-        Units that break each expectation of the experiment, those with an outcome before their exposure (``"before:METRIC"``), and rows without a value where rows were summed to units (``"blank:METRIC"``).
+        Units that break each expectation of the experiment, those with an outcome before their exposure (``"before:METRIC"``), rows without a value where rows were summed to units (``"blank:METRIC"``), units with more than one value of a segment (``"varied:SEGMENT"``), and those without an answer to the trigger (``"trigger:empty"``).
     epochs : sequence of date
         Days on which the weights of the flag changed. Arms are then compared within each epoch, and never pooled across: a share that changes with time would pass for an effect (Simpson).
     """

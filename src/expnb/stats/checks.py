@@ -9,7 +9,7 @@ import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import Literal
 
@@ -85,6 +85,16 @@ def _share(n: int, total: int, min_cell: int) -> float | None:
 def p_words(p: float) -> str:
     """A p-value with its sign of relation, such as ``"p = 0.0086"``."""
     return f"p = {p:.2g}" if p > 1e-300 else "p < 1e-300"
+
+
+def p_bare(p: float) -> str:
+    """A second p-value in a row, such as ``"0.31"`` after ``"p = 0.0086 at this look,"``."""
+    return p_words(p).removeprefix("p = ")
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """A share in words, such as ``"33.3 %"``."""
+    return f"{100 * share:.{digits}f} %"
 
 
 def unusable_values(metric: str, *, null: int, nan: int, infinite: int, total: int, min_cell: int = 0) -> Check | None:
@@ -190,22 +200,107 @@ def lost_by_arm(metric: str, lost: Mapping[str, int], units: Mapping[str, int], 
     )
 
 
+def chosen_by_arm(metric: str, lost: Mapping[str, int], units: Mapping[str, int], *, min_cell: int = 0) -> Check | None:
+    """Whether units with an event are more frequent in one arm, where only they have a value.
+
+    Parameters
+    ----------
+    lost, units : mapping of str to int
+        Units without the event, and all units, per arm.
+
+    Returns
+    -------
+    Check or None
+        Warns when `uneven_p` is 0.001 or less. It does not block: the variant may well change who does something, and then the difference is a result.
+    """
+    if not 0 < sum(lost.values()) < sum(units.values()):
+        return None
+    p = uneven_p(lost, units)
+    if p > BLOCK:
+        return None
+    there = {name: n - lost.get(name, 0) for name, n in units.items()}
+    return Check(
+        f"lost:{metric}",
+        p,
+        "warn",
+        f"{metric}: only units with the event have a value, and their share differs by arm ({_by_arm(there, units, min_cell)}; {p_words(p)} over all looks). "
+        "That share is itself an effect, and the values compare different units: measure it as a conversion, and read both together.",
+    )
+
+
+def varied_segment(segment: str, n: int, total: int, *, min_cell: int = MIN_CELL) -> Check | None:
+    """How many units have rows in more than one value of a segment; None when none has."""
+    if n == 0:
+        return None
+    value = _share(n, total, min_cell)
+    share = "" if value is None else f" ({value:.1%})"
+    return Check(
+        f"varied:{segment}",
+        value,
+        "warn",
+        f"Segment {segment!r} has more than one value in {part_of(n, total, min_cell=min_cell)} units{share}; each is counted under the first of its values in the order of the alphabet. Give each unit one value, such as that of its first exposure, where the data is made.",
+    )
+
+
+def no_answer(trigger: str, n: int, *, min_cell: int = MIN_CELL) -> Check | None:
+    """How many units have an empty answer to the trigger, which counts as no; None when none has."""
+    if n == 0:
+        return None
+    return Check(
+        "trigger_empty",
+        float(n) if n >= min_cell else None,
+        "warn",
+        f"{count_of(n, min_cell=min_cell)} units have no value in the trigger column {trigger!r}, which counts as no. Check how the column is filled.",
+    )
+
+
 def _by_arm(hits: Mapping[str, int], units: Mapping[str, int], min_cell: int) -> str:
     return ", ".join(
-        f"{name} {hits.get(name, 0) / n:.2%}"
+        f"{name} {percent(hits.get(name, 0) / n)}"
         if n and _share(hits.get(name, 0), n, min_cell) is not None
         else f"{name} {part_of(hits.get(name, 0), n, min_cell=min_cell)}"
         for name, n in units.items()
     )
 
 
-def immature(metric: str, n_immature: int, total: int, *, min_cell: int = MIN_CELL) -> Check | None:
+def future_times(column: str, n: int, *, min_cell: int = MIN_CELL) -> Check | None:
+    """How many rows are dated later than now; None when none is. They do not say up to when the data are complete."""
+    if n == 0:
+        return None
+    return Check(
+        f"future:{column}",
+        float(n) if n >= min_cell else None,
+        "warn",
+        f"{count_of(n, 'rows', min_cell=min_cell)} have a time in {column!r} that lies in the future, and windows are not counted up to it. Check the clocks and the time zone.",
+    )
+
+
+def lonely_end(column: str, last: datetime, previous: datetime) -> Check:
+    """A warning that the last time in the data stands alone, and that windows are counted up to it."""
+    return Check(
+        f"end:{column}",
+        (last - previous).total_seconds() / 86_400,
+        "warn",
+        f"The last time in {column!r} ({minute(last)}) stands alone, days after all others ({minute(previous)}), and windows are counted up to it. If it is a stray one, say up to when the data are complete: load_cohort(…, as_of=…).",
+    )
+
+
+def minute(moment: datetime) -> str:
+    """A time in words, such as ``"2026-03-30 12:00 UTC"``."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def immature(
+    metric: str, n_immature: int, total: int, *, as_of: datetime | None = None, min_cell: int = MIN_CELL
+) -> Check | None:
     """How many units have a window that is not over; None when all are.
 
     Parameters
     ----------
     n_immature, total : int
         Units whose window is not over, and all units.
+    as_of : datetime, optional
+        Up to when the data are complete.
 
     Returns
     -------
@@ -214,9 +309,8 @@ def immature(metric: str, n_immature: int, total: int, *, min_cell: int = MIN_CE
     """
     if n_immature == 0:
         return None
-    text = (
-        f"{metric}: the window of {part_of(n_immature, total, min_cell=min_cell)} units is not over; they are left out"
-    )
+    until = f" on {minute(as_of)}, up to which the data are complete" if as_of else ""
+    text = f"{metric}: the window of {part_of(n_immature, total, min_cell=min_cell)} units is not over{until}; they are left out"
     if 2 * n_immature > total:
         return Check(
             f"immature:{metric}",
@@ -229,6 +323,25 @@ def immature(metric: str, n_immature: int, total: int, *, min_cell: int = MIN_CE
         _share(n_immature, total, min_cell),
         "ok",
         f"{text} and will be counted when it is.",
+    )
+
+
+def without_total(metric: str, n: int, total: int, *, min_cell: int = MIN_CELL) -> Check | None:
+    """How many units are in rows that have no total of a metric; None when none is.
+
+    Returns
+    -------
+    Check or None
+        Warns when they are more than half.
+    """
+    if n == 0:
+        return None
+    most = ", more than half: check how the table is made" if 2 * n > total else ""
+    return Check(
+        f"immature:{metric}",
+        _share(n, total, min_cell),
+        "warn" if most else "ok",
+        f"{metric}: {part_of(n, total, min_cell=min_cell)} units have no total for some day or segment; they are left out{most}.",
     )
 
 
@@ -253,7 +366,7 @@ def constant(metric: str, low: float, high: float) -> Check | None:
 OUTLIER_SHARE = 0.1
 
 
-def outlier(metric: str, *, value: float, mean: float, m2: float) -> Check | None:
+def outlier(metric: str, *, value: float, mean: float, m2: float, arm: str = "") -> Check | None:
     """Whether one unit carries more than a tenth of the squared deviations of a metric.
 
     Parameters
@@ -262,6 +375,8 @@ def outlier(metric: str, *, value: float, mean: float, m2: float) -> Check | Non
         The value farthest from the mean.
     mean, m2 : float
         Of the arm that holds it.
+    arm : str
+        Its name.
 
     Returns
     -------
@@ -275,7 +390,7 @@ def outlier(metric: str, *, value: float, mean: float, m2: float) -> Check | Non
         f"outlier:{metric}",
         share,
         "warn",
-        f"{metric}: one unit has {value:,.6g} (mean {mean:,.4g}) and carries {share:.0%} of the variance of its arm. The mean hangs on it: check that it is real.",
+        f"{metric}: one unit{f' of {arm}' if arm else ''} has {value:,.6g} (mean {mean:,.4g}) and carries {percent(share, 0)} of the variance of its arm. The mean hangs on it: check that it is real.",
     )
 
 
@@ -318,7 +433,11 @@ def drifting_names(column: str, names: Mapping[str, str]) -> Check | None:
 
 
 def days_missing(
-    counts: Mapping[date, Mapping[str, int]], weights: Mapping[str, float], *, min_cell: int = MIN_CELL
+    counts: Mapping[date, Mapping[str, int]],
+    weights: Mapping[str, float],
+    *,
+    later: Mapping[date, Mapping[str, float]] | None = None,
+    min_cell: int = MIN_CELL,
 ) -> Check | None:
     """Whether days have no unit at all, or none of one arm; None when all have.
 
@@ -328,6 +447,8 @@ def days_missing(
         Units per day and arm; days without any may be left out.
     weights : mapping of str to float
         Relative weight per arm.
+    later : mapping of date to mapping of str to float, optional
+        The weights of days after they changed.
     min_cell : int
         Days with fewer units are not asked for each arm.
 
@@ -344,14 +465,14 @@ def days_missing(
     known = set(days)
     empty = (day for place in range(span) if (day := days[0] + timedelta(days=place)) not in known)
     first_empty, n_empty = [day for day, _ in zip(empty, range(NAMED_DAYS), strict=False)], span - len(days)
-    whole = sum(weights.values())
+    shares = {day: _shares((later or {}).get(day, weights)) for day in days}
     one_sided = [
         (day, name)
         for day in days
-        for name, weight in weights.items()
+        for name, share in shares[day].items()
         if counts[day].get(name, 0) == 0
         and totals[day] >= min_cell
-        and totals[day] * math.log1p(-min(weight / whole, 1 - 1e-9)) < math.log(BLOCK / len(days))
+        and totals[day] * math.log1p(-min(share, 1 - 1e-9)) < math.log(BLOCK / len(days))
     ]
     found = []
     if n_empty:
@@ -371,6 +492,11 @@ def days_missing(
         "warn",
         f"Between {days[0]} and {days[-1]}, {' and '.join(found)}. Days of all arms are needed for a fair comparison: check the export, the time zone and stray dates.",
     )
+
+
+def _shares(weights: Mapping[str, float]) -> dict[str, float]:
+    whole = sum(weights.values())
+    return {name: weight / whole for name, weight in weights.items()}
 
 
 NAMED_DAYS = 5
@@ -416,7 +542,7 @@ def expectation(
         )
     value = _share(lost, total, min_cell)
     p = uneven_p(broken, units)
-    share = "" if value is None else f" ({value:.2%})"
+    share = "" if value is None else f" ({percent(value)})"
     text = f"Expectation {name} is broken by {part_of(lost, total, min_cell=min_cell)} exposed units{share}"
     if p <= BLOCK:
         return Check(
@@ -430,14 +556,14 @@ def expectation(
             f"expect:{name}",
             value,
             "block",
-            f"{text}; at most {tolerate:.2%} are tolerated ({'' if value is None else f'{p_words(beyond)} over all looks, '}{BLOCK} blocks). The flag reaches units that it should not: correct its targeting before any step up.",
+            f"{text}; at most {percent(tolerate)} are tolerated ({'' if value is None else f'{p_words(beyond)} over all looks, '}{BLOCK} blocks). The flag reaches units that it should not: correct its targeting before any step up.",
         )
     excuse = "" if lost <= tolerate * total else ", and so few more may be chance"
     return Check(
         f"expect:{name}",
         value,
         "warn",
-        f"{text}; up to {tolerate:.2%} are tolerated{excuse}. It does not block; find out how they got in.",
+        f"{text}; up to {percent(tolerate)} are tolerated{excuse}. It does not block; find out how they got in.",
     )
 
 
@@ -464,7 +590,7 @@ def pre_period_imbalance(metric: str, arms: Mapping[str, Moments], *, min_cell: 
     .. [1] Welch (1947), The generalization of Student's problem.
     .. [2] Johari et al. (2017), Peeking at A/B Tests, KDD.
     """
-    (_, control), *treatments = arms.items()
+    (base, control), *treatments = arms.items()
     names, now, always = [], [], []
     for name, moments in treatments:
         z = unlike_z(control, moments)
@@ -481,9 +607,9 @@ def pre_period_imbalance(metric: str, arms: Mapping[str, Moments], *, min_cell: 
     name = names[now.index(worst_p)]
     p = min(always)
     gap = arms[name].mean - control.mean
-    size = f"{gap / control.mean:+.2%}" if control.mean > 0 else f"{gap:+.4g}"
+    size = f"{100 * gap / control.mean:+.2f} %" if control.mean > 0 else f"{gap:+.4g}"
     over = f" (Holm over {len(names)} treatments)" if len(names) > 1 else ""
-    text = f"before the exposure {name} and control differ by {size} (means {arms[name].mean:,.4g} and {control.mean:,.4g}); {p_words(worst_p)} at this look{over}, {p:.2g} over all looks"
+    text = f"before the exposure {name} and {base} differ by {size} (means {arms[name].mean:,.4g} and {control.mean:,.4g}); {p_words(worst_p)} at this look{over}, {p_bare(p)} over all looks"
     if p <= BLOCK:
         return Check(
             f"pre_period:{metric}",
@@ -502,7 +628,7 @@ def pre_period_imbalance(metric: str, arms: Mapping[str, Moments], *, min_cell: 
         f"pre_period:{metric}",
         p,
         "ok",
-        f"{metric}: the arms were alike before the exposure; {p_words(worst_p)} at this look{over}.",
+        f"{metric}: no difference was seen before the exposure; {p_words(worst_p)} at this look{over}.",
     )
 
 
@@ -572,7 +698,7 @@ def outcome_before_exposure(metric: str, n: int, total: int, *, min_cell: int = 
             f"before:{metric}",
             _share(n, total, min_cell),
             "block",
-            f"{text} (at most {OUTCOME_BEFORE:.1%} are tolerated). Check the time zones and which exposure is the first before any step up.",
+            f"{text} (at most {percent(OUTCOME_BEFORE, 1)} are tolerated). Check the time zones and which exposure is the first before any step up.",
         )
     return Check(
         f"before:{metric}",
@@ -585,14 +711,8 @@ def outcome_before_exposure(metric: str, n: int, total: int, *, min_cell: int = 
 CUMULATIVE_DAYS = 7  # a week has a day that is weaker than the one before
 
 
-def looks_cumulative(by_arm: Mapping[str, Sequence[float]]) -> bool:
-    """Whether totals of every arm never fall from day to day, over a week or more, and rise.
-
-    Parameters
-    ----------
-    by_arm : mapping of str to sequence of float
-        Totals per day, in the order of days.
-    """
+def _looks_cumulative(by_arm: Mapping[str, Sequence[float]]) -> bool:
+    """Whether totals of every arm never fall from day to day, over a week or more, and rise."""
     return bool(by_arm) and all(
         len(days) >= CUMULATIVE_DAYS and days[-1] > days[0] and all(a <= b for a, b in pairwise(days))
         for days in by_arm.values()
@@ -609,7 +729,7 @@ def cumulative(name: str, by_arm: Mapping[str, Sequence[float]]) -> Check | None
     by_arm : mapping of str to sequence of float
         Totals per day, in the order of days.
     """
-    if not looks_cumulative(by_arm):
+    if not _looks_cumulative(by_arm):
         return None
     days = max(len(totals) for totals in by_arm.values())
     return Check(
@@ -618,9 +738,3 @@ def cumulative(name: str, by_arm: Mapping[str, Sequence[float]]) -> Check | None
         "warn",
         f"{name}: the totals of every arm never fall over {days} days, as running totals do. If each row counts all units so far, write cumulative = true under [totals]; otherwise units are counted many times.",
     )
-
-
-def worst(checks: Sequence[Check]) -> CheckOutcome:
-    """The worst outcome among checks; ``"ok"`` for none."""
-    order: tuple[CheckOutcome, ...] = ("ok", "warn", "block")
-    return max((check.outcome for check in checks), key=order.index, default="ok")

@@ -1,0 +1,98 @@
+"""Many experiments in one table: the figures of `fit`, and one sentence for every mistake."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import expnb as xb
+from expnb import errors
+from expnb.posterior.comparison import Comparison
+from expnb.posterior.effects import exact_effects
+from expnb.spec.prior import FLAT, Prior
+from expnb.stats.moments import Moments
+
+PRIORS = [FLAT, Prior(), Prior(family="learnt", scales=(0.01, 0.05), weights=(0.5, 0.5), null_share=0.4)]
+FIGURES = ("effect_rel_post", "hdi_abs_low", "hdi_rel_high", "p_improvement", "p_above_rope", "p_harm", "p_rope", "expected_loss_abs", "expected_loss_rel", "p_value", "ci_low")  # fmt: skip
+
+
+def table(experiments=4):
+    """Two metrics of three arms in some experiments."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for experiment in range(experiments):
+        units = int(rng.integers(300, 30_000))
+        for metric, kind, direction in (("buys", "conversion", "increase"), ("wait", "mean", "decrease")):
+            for variant in ("control", "a", "b"):
+                mean = rng.binomial(units, 0.2) / units if kind == "conversion" else rng.normal(5, 3 / np.sqrt(units))
+                rows.append((experiment, metric, kind, direction, variant, units, mean, 9.0, 0.01, 0.02))
+    names = ("experiment", "metric", "kind", "direction", "variant", "n", "mean", "variance", "rope", "margin")
+    return pd.DataFrame(rows, columns=names)
+
+
+def by_one(frame, prior):
+    """The effects of the same rows, one experiment and metric at a time."""
+    effects = []
+    for _, rows in frame.groupby(["experiment", "metric"], sort=False):
+        first = rows.iloc[0]
+        metric = xb.Metric(name=first.metric, kind=first.kind, direction=first.direction, rope=first.rope, margin=first.margin)  # fmt: skip
+        arms = {}
+        for row in rows.itertuples():
+            m2 = row.n * row.mean * (1 - row.mean) if first.kind == "conversion" else (row.n - 1) * row.variance
+            arms[row.variant] = Moments(row.n, row.mean, m2, 0.0, 1.0)
+        pairs = [Comparison(metric, name, "all", arms["control"], arms[name]) for name in ("a", "b")]
+        effects += exact_effects(pairs, [prior] * 2)
+    return effects
+
+
+@pytest.mark.parametrize("prior", PRIORS, ids=lambda prior: prior.family)
+def test_a_table_of_many_has_the_figures_of_one_at_a_time(prior):
+    frame = table()
+    found, wanted = xb.compare(frame, prior=prior), by_one(frame, prior)
+    assert found.variant.tolist() == [effect.variant for effect in wanted]
+    for name in FIGURES:
+        assert found[name].to_numpy() == pytest.approx([getattr(effect, name) for effect in wanted], rel=1e-7, abs=1e-9), name  # fmt: skip
+    if prior == FLAT:
+        assert found.p_best.to_numpy() == pytest.approx([effect.p_best for effect in wanted], abs=1e-7)
+    else:
+        assert found.p_best.isna().all()  # of three arms under a prior
+
+
+def test_two_arms_have_a_best_one_under_any_prior():
+    frame = table().query("variant != 'b'")
+    found = xb.compare(frame)
+    assert found.p_best.tolist() == found.p_improvement.tolist()
+
+
+def test_the_order_of_the_rows_does_not_matter():
+    frame = table()
+    keys = ["experiment", "metric", "variant"]
+    there = xb.compare(frame, prior=FLAT).set_index(keys).sort_index()
+    back = xb.compare(frame.sample(frac=1, random_state=1), prior=FLAT).set_index(keys).sort_index()
+    pd.testing.assert_frame_equal(there, back)
+
+
+def test_an_arm_of_one_unit_has_no_posterior():
+    frame = table(1)
+    frame.loc[frame.variant == "a", "n"] = 1
+    found = xb.compare(frame, prior=FLAT).set_index(["metric", "variant"])
+    assert np.isnan(found.loc[("wait", "a"), "p_improvement"])
+    assert found.loc[("wait", "a"), "mean_treatment"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        (lambda f: f.drop(columns="n"), errors.SourceError, "no column 'n'"),
+        (lambda f: f.drop(columns="variance"), errors.SourceError, "no column 'variance'"),
+        (lambda f: f.assign(kind="median"), errors.SpecError, "median"),
+        (lambda f: f.assign(direction="up"), errors.SpecError, "direction"),
+        (lambda f: f[f.variant != "control"], errors.SourceError, "has no variant 'control'"),
+        (lambda f: pd.concat([f, f.tail(1)]), errors.SourceError, "has variant 'b' twice"),
+        (lambda f: f.assign(n=-1), errors.PosteriorError, "units are not negative"),
+        (lambda f: f.assign(mean=1.5, kind="conversion"), errors.PosteriorError, "a share lies between 0 and 1"),
+        (lambda f: f.assign(experiment=None), errors.SourceError, "a row has no experiment"),
+    ],
+)
+def test_what_cannot_be_compared_says_why(change, error, says):
+    with pytest.raises(error, match=says):
+        xb.compare(change(table()))
