@@ -8,11 +8,11 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import cells, models, pooling, start_up
+from bench import cells, engines, models, pooling, start_up
 from bench.figure import Figure
 
 RESULTS = Path(__file__).with_name("results.json")
-MODULES = {"start_up": start_up, "cells": cells, "pooling": pooling, "models": models}
+MODULES = {"start_up": start_up, "cells": cells, "pooling": pooling, "models": models, "engines": engines}
 
 
 def main(*names: str) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Changes whenever cells mean something else than before.
-VERSION = 3
+VERSION = 4
 DIGITS = 12
 # Cells that are not used are left for a week to those who work with another version of the experiment.
 KEEP_UNUSED_SECONDS = 7 * 86_400

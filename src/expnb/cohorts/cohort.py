@@ -13,6 +13,7 @@ import numpy as np
 
 from expnb.cohorts.cache import Cache
 from expnb.cohorts.engine import ask
+from expnb.cohorts.happened import kinds_checks, unexposed
 from expnb.cohorts.quality import check_arms, check_units, check_values, quality
 from expnb.cohorts.reduce import Reduced, reduce
 from expnb.cohorts.sources import Source, bind, files_of, is_partitioned
@@ -23,14 +24,16 @@ from expnb.errors import CohortError, EmptyCohortError, FullScanError, SourceErr
 from expnb.spec.experiment import TRIGGER_KEY, Experiment
 from expnb.stats.arrays import BoolArray
 from expnb.stats.cells import Cells
-from expnb.stats.checks import Check, counts_of, outside_days
+from expnb.stats.checks import Check, counts_of, outside_days, percent
+from expnb.stats.sample_ratio import MANY_ARMS
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
     import pyarrow as pa
 
 FIRST_ROWS = 10_000
-MARKS = {"ok": "✓", "warn": "⚠", "block": "✗"}
+MARKS = {"block": "✗", "warn": "⚠", "ok": "✓"}  # in the order of their weight
+NUMBER = "text-align:right;white-space:nowrap"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +62,32 @@ class Cohort:
         counts = {name: self.cells.count(name) for name in self.experiment.variants}
         return counts_of(counts, min_cell=self.experiment.min_cell)[variant]
 
+    def _urgent_first(self) -> list[Check]:
+        """Checks in the order in which they are shown: those that block, those that warn, the others."""
+        return sorted(self.checks, key=lambda check: tuple(MARKS).index(check.outcome))
+
     def __repr__(self) -> str:
-        sizes = ", ".join(f"{name} {self.count(name)}" for name in self.experiment.variants)
+        arms = self.experiment.variants
+        sizes = ", ".join(f"{name} {self.count(name)}" for name in arms)
+        if len(arms) > MANY_ARMS:
+            sizes = f"{len(arms)} arms"
         lines = [f"cohort of {self.experiment.name}: {self.cells.units:,} units from {self.cells.source} ({sizes})"]
-        lines += [f"{MARKS[check.outcome]} {check.sentence}" for check in self.checks]
+        lines += [f"{MARKS[check.outcome]} {check.sentence}" for check in self._urgent_first()]
         return "\n".join([*lines, *([self.note] if self.note else [])])
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td style='text-align:left'>{html.escape(name)}</td><td>{self.count(name)}</td><td>{self.experiment.share(name):.1%}</td></tr>"
+            f"<tr><td style='text-align:left'>{html.escape(name)}</td><td style='{NUMBER}'>{self.count(name)}</td><td style='{NUMBER}'>{percent(self.experiment.share(name), 1)}</td></tr>"
             for name in self.experiment.variants
         )
-        notes = "".join(f"<li>{MARKS[check.outcome]} {html.escape(check.sentence)}</li>" for check in self.checks)
+        notes = "".join(
+            f"<li>{MARKS[check.outcome]} {html.escape(check.sentence)}</li>" for check in self._urgent_first()
+        )
         notes += f"<li>{html.escape(self.note)}</li>" if self.note else ""
         caption = (
             f"{html.escape(self.experiment.name)}: {self.cells.units:,} units from {html.escape(self.cells.source)}"
         )
-        return f"<table><caption style='text-align:left;font-weight:bold;white-space:nowrap'>{caption}</caption><tr><th style='text-align:left'>arm</th><th>units</th><th>promised</th></tr>{rows}</table><ul style='list-style:none;padding-left:0'>{notes}</ul>"
+        return f"<table><caption style='text-align:left;font-weight:bold;white-space:nowrap'>{caption}</caption><tr><th style='text-align:left'>arm</th><th style='{NUMBER}'>units</th><th style='{NUMBER}'>promised</th></tr>{rows}</table><ul style='list-style:none;padding-left:0'>{notes}</ul>"
 
 
 def load_cohort(
@@ -126,7 +138,7 @@ def load_cohort(
         return _checked(experiment, known, as_of=as_of)
     bound = _bind(experiment, source)
     if experiment.shape == "totals":
-        return _checked(experiment, totals_cells(experiment, bound))
+        return _checked(experiment, replace(totals_cells(experiment, bound), outside=outside(experiment, bound)))
     happened = _bind(experiment, _own_events(experiment) if events is None else events) if experiment.events else None
     return _load(experiment, bound, happened, as_of=as_of, cache=cache, exact_units=exact_units)
 
@@ -154,13 +166,14 @@ def load_cohorts(
             raise SpecError(
                 f'experiment {experiment.name!r} has shape {experiment.shape!r} and experiment_column {experiment.experiment_column!r}; experiments share a table of units or rows in which a column says whose row it is. Write experiment_column = "experiment".'
             )
-        groups.setdefault(_columns(experiment), []).append(experiment)
+        groups.setdefault(_columns(experiment, as_of), []).append(experiment)
     cohorts: dict[str, Cohort] = {}
     for group in groups.values():
         together = _together(group)
         bound = _bind(together, source)
         parted = is_partitioned(bound)
-        if together.exposed_at and not parted:  # days are chosen afterwards
+        afterwards = bool(together.exposed_at) and not parted and not _own_days(group[0], as_of)
+        if afterwards:  # days are chosen
             together = replace(together, start=None, end=None)
         units = units_of(together, bound, as_of=as_of)
         run = _runner(together, bound)
@@ -169,7 +182,7 @@ def load_cohorts(
         check_units(together, units, reduced, run, exact=exact_units)
         for experiment in group:
             own = _own_part(experiment, reduced, bound)
-            own = replace(own, outside=0) if parted else own
+            own = own if afterwards else replace(own, outside=outside(experiment, bound))
             cohorts[experiment.name] = _checked(experiment, own, as_of=units.as_of, told=units.checks)
     return {experiment.name: cohorts[experiment.name] for experiment in experiments}
 
@@ -195,6 +208,7 @@ def _load(
     exact_units: bool,
 ) -> Cohort:
     units = _units(experiment, source, events, as_of)
+    told = [*units.checks, *(kinds_checks(experiment, events) if events is not None else [])]
     run = _runner(experiment, source)
     if cache is None or events is not None or units.grouped or not source.files:
         reduced = replace(reduce(experiment, units, source), outside=outside(experiment, source))
@@ -206,7 +220,8 @@ def _load(
             lambda whole: check_units(experiment, units, whole, run, exact=exact_units),
             lambda: outside(experiment, source),
         )
-    return _checked(experiment, reduced, as_of=units.as_of, told=units.checks)
+    told += unexposed(experiment, source, reduced.cells)
+    return _checked(experiment, reduced, as_of=units.as_of, told=told)
 
 
 def _of_file(experiment: Experiment, path: str, as_of: datetime | None) -> Reduced:
@@ -288,8 +303,20 @@ def _own_events(experiment: Experiment) -> object:
 # --- many experiments on one table ------------------------------------------------------------
 
 
-def _columns(experiment: Experiment) -> tuple[object, ...]:
+def _own_days(experiment: Experiment, as_of: datetime | None) -> bool:
+    """Whether days have to be chosen before rows are summed, or before the last of them says up to when the data are complete."""
+    return bool(experiment.exposed_at) and (experiment.shape == "rows" or _own_end(experiment, as_of))
+
+
+def _own_end(experiment: Experiment, as_of: datetime | None) -> bool:
+    """Whether its own data say up to when they are complete."""
+    return as_of is None and any(metric.window_days is not None for metric in experiment.metrics)
+
+
+def _columns(experiment: Experiment, as_of: datetime | None) -> tuple[object, ...]:
     """What experiments have to share to share a scan."""
+    days = (experiment.start, experiment.end) if _own_days(experiment, as_of) else ()
+    own = experiment.name if _own_end(experiment, as_of) else ""
     names = (
         "shape",
         "unit",
@@ -302,7 +329,7 @@ def _columns(experiment: Experiment) -> tuple[object, ...]:
         "epochs",
         "timezone",
     )
-    return tuple(getattr(experiment, name) for name in names)
+    return (*(getattr(experiment, name) for name in names), days, own)
 
 
 def _only(units: Units, names: set[str], run: Callable[[ir.Table], pa.Table]) -> Units:

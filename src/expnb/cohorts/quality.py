@@ -135,7 +135,7 @@ def check_values(experiment: Experiment, reduced: Reduced) -> None:
                 f"{odd:,} values of {_where(metric)} are neither 0 nor 1; "
                 f'a {metric.kind} is 0 or 1 per unit. Use kind = "mean", or make it 0 or 1.',
             )
-        if metric.kind == "count" and not _whole(cells):
+        if metric.kind == "count" and not experiment.totals and not _whole(cells):
             raise MetricValuesError(
                 metric.name,
                 f'{_where(metric)} holds fractions; a count is 0, 1, 2 … per unit. Use kind = "mean", or "revenue" for amounts.',
@@ -150,9 +150,9 @@ def check_values(experiment: Experiment, reduced: Reduced) -> None:
 
 def _whole(cells: MetricCells) -> bool:
     """Whether values may be whole numbers, as their bounds, sums and squares tell."""
-    by = np.round(cells.shifts) - cells.shifts  # around a whole number, which leaves whole sums whole
-    s1, s2 = cells.s1 - cells.n_ok * by, cells.s2 - 2 * by * cells.s1 + cells.n_ok * by * by
-    parts = [cells.low, cells.high, s1, s2]
+    around = cells.reshift(np.round(cells.shifts))  # a whole number, which leaves whole sums whole
+    s2 = around.s2
+    parts = [cells.low, cells.high, around.s1, s2]
     return all(
         bool((np.abs(part - np.round(part)) <= FRACTION * (1 + np.abs(s2)))[cells.n_ok > 0].all()) for part in parts
     )

@@ -249,7 +249,9 @@ def _bind_path(path: str, timezone: str) -> Source:
         )
     if len(readers := {READERS.get(Path(file).suffix) for file in files}) > 1:
         endings = " and ".join(sorted({Path(file).suffix for file in files}))
-        raise SourceError(f"{path!r} matches {len(readers)} kinds of files, {endings}. Write a pattern that ends in one.")
+        raise SourceError(
+            f"{path!r} matches {len(readers)} kinds of files, {endings}. Write a pattern that ends in one."
+        )
     engine = duckdb_engine(timezone)
     table = run(engine, lambda: getattr(engine, reader)(list(files)), what=Path(path).name)
     clocks = [

@@ -30,6 +30,7 @@ from expnb.spec.metric import Metric
 from expnb.stats.checks import Check
 
 if TYPE_CHECKING:
+    import ibis.expr.datatypes as dt
     import ibis.expr.types as ir
 
 PRE_PERIOD = "pre_period"
@@ -136,7 +137,7 @@ def units_of(
                 metric.name, f"a {metric.kind} takes no covariate; only means can be adjusted. Remove the covariate."
             )
     table = _with_expressions(experiment, source, of_events=events is not None)
-    table = _in_window(experiment, table)
+    table = in_window(experiment, table)
     if events is not None and experiment.experiment_column:  # before its units are taken for those of another
         table = table.filter(table[experiment.experiment_column].cast("string") == experiment.name)
     _check_days(experiment, source, table)
@@ -269,6 +270,7 @@ def _from_events(
     _check_events(experiment, spec)
     amounts = _amounts(experiment, spec)
     log = _log(experiment, spec, events, amounts)
+    _check_ids(experiment.unit, table[experiment.unit].type(), log.log_unit.type())
     log = _until_last_window(experiment, spec, log)
     _check_days(experiment, events, log)
     if experiment.exposed_at and has_zone(table[experiment.exposed_at]) != has_zone(log["at"]):
@@ -278,7 +280,7 @@ def _from_events(
     people = _first_exposures(experiment, spec, table, source, log)
     if experiment.start is not None and experiment.end is not None:  # the exposure may be an event
         first, last = between(people.exposed, experiment.start, experiment.end, experiment.timezone)
-        people = people.filter((first & last) | people.exposed.isnull())  # as in _in_window
+        people = people.filter((first & last) | people.exposed.isnull())  # as in in_window
     joined = people.inner_join(log, people.unit == log.log_unit)
     sums: dict[str, ir.Value] = {"happened": joined.count()}
     for number, metric in enumerate(experiment.metrics):
@@ -287,6 +289,7 @@ def _from_events(
     left = people.left_join(done, people.unit == done.unit)
     columns: dict[str, ir.Value] = {name: people[name] for name in people.columns if name != "exposed"}
     columns["day"] = day_of(people.exposed, experiment.timezone, source)
+    columns["quiet"] = left.happened.isnull()
     measures = []
     for number, metric in enumerate(experiment.metrics):
         for name in (f"value_{number}", f"other_{number}", f"covariate_{number}"):
@@ -348,6 +351,20 @@ def _log(experiment: Experiment, spec: Events, events: Source, amounts: Mapping[
         return flat
     first = experiment.start - timedelta(days=math.ceil(spec.pre_days))
     return flat.filter(flat["at"] >= start_of(first, flat["at"], experiment.timezone))
+
+
+def _check_ids(column: str, first: dt.DataType, second: dt.DataType) -> None:
+    """Refuse ids that are text on one side and numbers on the other: 7 and "007" would be the same to one engine, and not to another."""
+    kinds = ["text" if one.is_string() else "numbers" if one.is_numeric() else "" for one in (first, second)]
+    if set(kinds) == {"text", "numbers"}:
+        raise UnitError(
+            f"unit column {column!r} holds {kinds[0]} in the assignments ({first}) and {kinds[1]} in the events ({second}). Make both text, or both whole numbers, where the data is made."
+        )
+
+
+def log_of(experiment: Experiment, spec: Events, events: Source) -> ir.Table:
+    """The events that an exposure or a window may read, under our own names."""
+    return _until_last_window(experiment, spec, _log(experiment, spec, events, {}))
 
 
 def _until_last_window(experiment: Experiment, spec: Events, log: ir.Table) -> ir.Table:
@@ -634,7 +651,7 @@ def _with_expressions(experiment: Experiment, source: Source, *, of_events: bool
     return table.mutate(**added) if added else table
 
 
-def _in_window(experiment: Experiment, table: ir.Table) -> ir.Table:
+def in_window(experiment: Experiment, table: ir.Table) -> ir.Table:
     """Units exposed from the first to the last day that was agreed; a partitioned table then reads those days alone."""
     if not experiment.exposed_at or experiment.start is None or experiment.end is None:
         return table
@@ -649,12 +666,14 @@ def outside(experiment: Experiment, source: Source) -> int:
     Counted in DuckDB alone, where it takes one column: a warehouse would read the table a second time.
     """
     dated = experiment.exposed_at and experiment.start is not None and experiment.end is not None
-    if not dated or experiment.shape not in {"unit", "rows"} or source.engine.name != "duckdb":
+    if not dated or source.engine.name != "duckdb":
         return 0
     table = source.table
+    if table[experiment.exposed_at].type().is_numeric():  # running totals may count time in numbers
+        return 0
     if experiment.experiment_column:
         table = table.filter(table[experiment.experiment_column].cast("string") == experiment.name)
-    counts = (one.count() for one in (table, _in_window(experiment, table)))
+    counts = (one.count() for one in (table, in_window(experiment, table)))
     every, inside = (
         int(ask(source.engine, count, cost=experiment.cost, what=experiment.name).as_py()) for count in counts
     )

@@ -29,6 +29,7 @@ _MANY = 200
 _FEW = 10
 _SMALL_ERROR = 1 / 30  # se / mean up to which the integrand is close to a bell
 _PEAK_STEPS = 60
+_NEAR_PEAK = 0.03  # in widths of the integrand: nodes around it reach further than that
 _FAR_ODDS = 34.0  # log odds that a float still tells from certainty
 _LEAST = -1.0 + 2.0**-52
 
@@ -210,7 +211,7 @@ def peak_of(slopes: Slopes, start: FloatArray, low: float, high: FloatArray) -> 
         slope, bend = slopes(y)
         left, right = np.where(slope > 0, y, left), np.where(slope > 0, right, y)
         step = slope / bend
-        if (np.abs(step) * np.sqrt(bend) < 1e-3).all():
+        if (np.abs(step) * np.sqrt(bend) < _NEAR_PEAK).all():
             break
         y = np.where((y + step > left) & (y + step < right), y + step, 0.5 * (left + right))
     return y

@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import Literal
 
+from expnb.errors import nearest
 from expnb.stats.anytime import CONCENTRATIONS, above_p, anytime_p, holm, log_normal_e, uneven_p, unlike_z
 from expnb.stats.moments import Moments
 
@@ -228,12 +229,72 @@ def chosen_by_arm(metric: str, lost: Mapping[str, int], units: Mapping[str, int]
     )
 
 
+def absent_words(kind: str, reader: str, kinds: Sequence[str]) -> str:
+    """That a kind of event never occurs, and which do."""
+    shown = ", ".join(repr(name) for name in kinds[:NAMED_KINDS])
+    more = f" and {len(kinds) - NAMED_KINDS:,} more" if len(kinds) > NAMED_KINDS else ""
+    return f"Event {kind!r}, which {reader} reads, never occurs; there are {shown}{more}.{nearest(kind, kinds)}"
+
+
+def absent_kind(kind: str, reader: str, kinds: Sequence[str]) -> Check | None:
+    """Whether a kind of event never occurs; None when it does.
+
+    Parameters
+    ----------
+    kind, reader : str
+        The kind, and what reads it.
+    kinds : sequence of str
+        Those that occur.
+
+    Returns
+    -------
+    Check or None
+        Blocks where another kind is spelt alike: a metric that nobody can move protects nothing. Warns otherwise, since it may be yet to come.
+    """
+    if kind in kinds:
+        return None
+    return Check(f"kind:{kind}", None, "block" if nearest(kind, kinds) else "warn", absent_words(kind, reader, kinds))
+
+
+NAMED_KINDS = 20
+
+
+def never_exposed(
+    event: str, lost: Mapping[str, int], units: Mapping[str, int], *, min_cell: int = MIN_CELL
+) -> Check | None:
+    """How many units were assigned and never exposed, and whether that differs by arm; None when all were.
+
+    Parameters
+    ----------
+    lost, units : mapping of str to int
+        Units that were not exposed, and all that were assigned, per arm.
+
+    Returns
+    -------
+    Check or None
+        Warns when `uneven_p` is 0.001 or less; those exposed are then held by the test of the sample ratio.
+    """
+    n, total = sum(lost.values()), sum(units.values())
+    if n == 0:
+        return None
+    text = f"{part_of(n, total, min_cell=min_cell)} assigned units have no exposure ({event!r}) and are left out ({_by_arm(lost, units, min_cell)})"
+    p = uneven_p(lost, units) if n < total else 1.0
+    if p > BLOCK:
+        return Check("exposure", _share(n, total, min_cell), "ok", f"{text}.")
+    return Check(
+        "exposure",
+        _share(n, total, min_cell),
+        "warn",
+        f"{text}, unevenly by arm ({p_words(p)} over all looks). The variant may decide who is exposed, and then those who are cannot be compared: look where the exposure is logged.",
+    )
+
+
 def varied_segment(segment: str, n: int, total: int, *, min_cell: int = MIN_CELL) -> Check | None:
     """How many units have rows in more than one value of a segment; None when none has."""
     if n == 0:
         return None
     value = _share(n, total, min_cell)
-    share = "" if value is None else f" ({value:.1%})"
+    share = "" if value is None else f" ({percent(value, 1)})"
     return Check(
         f"varied:{segment}",
         value,

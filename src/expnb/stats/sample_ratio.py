@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from expnb.stats.anytime import CONCENTRATIONS, anytime_p, chi_square_tail, holm, log_multinomial_e
-from expnb.stats.checks import BLOCK, MIN_CELL, WARN, Check, count_of, counts_of, p_words
+from expnb.stats.checks import BLOCK, MIN_CELL, WARN, Check, count_of, counts_of, p_bare, p_words, percent
 
 SAMPLE_RATIO_WARN = WARN
 SAMPLE_RATIO_BLOCK = BLOCK  # in total, over all looks
+MANY_ARMS, NAMED_ARMS = 6, 3  # of more arms than the first only so many are named
 
 Strata = Sequence[tuple[Mapping[str, int], Mapping[str, float]]]
 """Counts by arm with the weights that held for them; one entry for each epoch of the flag's weights."""
@@ -54,7 +54,6 @@ def sample_ratio_p(strata: Strata) -> float:
     Returns
     -------
     float in [0, 1]
-        0 where an arm of weight 0 has units.
 
     References
     ----------
@@ -62,12 +61,10 @@ def sample_ratio_p(strata: Strata) -> float:
     """
     statistic, df = 0.0, 0
     for counts, weights in strata:
-        if _impossible(counts, weights):
-            return 0.0
-        total, live = sum(counts.get(name, 0) for name in weights), _live(weights)
+        total, shares = sum(counts.get(name, 0) for name in weights), _shares(weights)
         if total:
-            statistic += sum((counts.get(name, 0) - total * share) ** 2 / (total * share) for name, share in live)
-            df += len(live) - 1
+            statistic += sum((counts.get(name, 0) - total * share) ** 2 / (total * share) for name, share in shares)
+            df += len(shares) - 1
     return chi_square_tail(statistic, df) if df else 1.0
 
 
@@ -90,12 +87,9 @@ def sample_ratio_anytime_p(strata: Strata) -> float:
     ----------
     .. [1] Lindon and Malek (2022), Anytime-Valid Inference for Multinomial Count Data, NeurIPS.
     """
-    if any(_impossible(counts, weights) for counts, weights in strata):
-        return 0.0
     log_e = [0.0] * len(CONCENTRATIONS)
     for counts, weights in strata:
-        live = _live(weights)
-        found, shares = [counts.get(name, 0) for name, _ in live], [share for _, share in live]
+        found, shares = [counts.get(name, 0) for name in weights], [share for _, share in _shares(weights)]
         for place, concentration in enumerate(CONCENTRATIONS):
             log_e[place] += log_multinomial_e(found, shares, concentration)
     return anytime_p(log_e)
@@ -145,8 +139,8 @@ def sample_ratio_triggered(strata: Strata, every: Strata, *, min_cell: int = 0) 
     if shown:
         sizes = _sizes(strata, min_cell)[0]
         share = sum(found.values()) / max(1, sum(total.values()))
-        arms = ", ".join(f"{name} {found[name] / max(1, n):.2%}" for name, n in total.items())
-        yield Check("triggered", share, "ok", f"{share:.2%} of units were triggered: {arms}.")
+        arms = ", ".join(f"{name} {percent(found[name] / max(1, n))}" for name, n in total.items())
+        yield Check("triggered", share, "ok", f"{percent(share)} of units were triggered: {arms}.")
     else:
         sizes = ", ".join(
             f"{name} {count_of(n, min_cell=min_cell) if n < min_cell else 'not shown'}" for name, n in found.items()
@@ -164,7 +158,9 @@ def _judged(words: _Words, strata: Strata, sizes: str, min_cell: int, blocks: fl
     )
     if shown:
         value = p
-        figures = f"{_gap_words(strata)}; {p_words(p_now)} at this look, {p:.2g} over all looks ({blocks} blocks{half})"
+        figures = (
+            f"{_gap_words(strata)}; {p_words(p_now)} at this look, {p_bare(p)} over all looks ({blocks} blocks{half})"
+        )
     else:
         value = blocks if p <= blocks else 1.0
         figures = f"p over all looks is {'at most' if p <= blocks else 'above'} {blocks}{half}"
@@ -229,15 +225,10 @@ def _view(
     return Check(name, value, "ok", f"Sample ratio by {view}: no value stands out; {facts}.")
 
 
-def _live(weights: Mapping[str, float]) -> list[tuple[str, float]]:
-    """Arms that should get units, with their shares."""
+def _shares(weights: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Arms with their shares."""
     whole = sum(weights.values())
-    return [(name, weight / whole) for name, weight in weights.items() if weight > 0]
-
-
-def _impossible(counts: Mapping[str, int], weights: Mapping[str, float]) -> bool:
-    """Whether an arm of weight 0 has units."""
-    return any(weight == 0 and counts.get(name, 0) > 0 for name, weight in weights.items())
+    return [(name, weight / whole) for name, weight in weights.items()]
 
 
 def _found(strata: Strata) -> dict[str, int]:
@@ -249,40 +240,47 @@ def _found(strata: Strata) -> dict[str, int]:
 
 
 def _expected(strata: Strata) -> dict[str, float]:
-    """Units that each arm should have; arms that should have none are left out."""
+    """Units that each arm should have."""
     expected: dict[str, float] = {}
     for counts, weights in strata:
         total = sum(counts.get(name, 0) for name in weights)
-        for name, share in _live(weights):
+        for name, share in _shares(weights):
             expected[name] = expected.get(name, 0.0) + total * share
     return expected
 
 
 def _sizes(strata: Strata, min_cell: int) -> tuple[str, bool]:
-    """Sizes beside what was promised, and whether all of them may be shown; if not, shares are promised, from which no size can be worked out."""
+    """Sizes beside what was promised, and whether all of them may be shown; if not, shares are promised, from which no size can be worked out.
+
+    Of many arms only those farthest from their promise are named, or those that are too small.
+    """
     found, expected = _found(strata), _expected(strata)
     total = sum(expected.values())
     shown = all(n >= min_cell for n in found.values())
-    parts, words = [], counts_of(found, min_cell=min_cell)
-    for name in found:
-        mean = expected.get(name, 0.0)
-        promised = f"{mean:,.0f}" if shown else f"{mean / total:.1%}" if total else "any"
+    words = counts_of(found, min_cell=min_cell)
+    named, before = list(found), ""
+    if len(found) > MANY_ARMS:
+        gaps = _gaps(strata)
+        named.sort(key=(lambda name: -abs(gaps[name])) if shown else (lambda name: found[name] >= min_cell))
+        named = named[:NAMED_ARMS]
+        before = f"of {len(found)} arms the farthest are " if shown else f"{len(found)} arms, among them "
+    parts = []
+    for name in named:
+        promised = f"{expected[name]:,.0f}" if shown else percent(expected[name] / total, 1) if total else "any"
         parts.append(f"{name} {words[name]} (expected {promised})")
-    return ", ".join(parts), shown
+    return before + ", ".join(parts), shown
 
 
-def _gap(strata: Strata) -> tuple[str, float]:
-    """The arm farthest from its promised size, the last of equals, and by how much: 0.01 is 1 % too many."""
+def _gaps(strata: Strata) -> dict[str, float]:
+    """How far each arm is from its promised size: 0.01 is 1 % too many."""
     found, expected = _found(strata), _expected(strata)
-    gaps = {name: n / expected[name] - 1 if expected.get(name) else math.inf if n else 0.0 for name, n in found.items()}
-    name = max(reversed(list(gaps)), key=lambda arm: round(abs(gaps[arm]), 12))
-    return name, gaps[name]
+    return {name: round(n / expected[name] - 1, 12) if expected[name] else 0.0 for name, n in found.items()}
 
 
 def _gap_words(strata: Strata) -> str:
-    name, gap = _gap(strata)
-    if gap == math.inf:
-        return f"{name} has units and was promised none"
+    gaps = _gaps(strata)
+    name = max(reversed(list(gaps)), key=lambda arm: abs(gaps[arm]))  # the last of equals
+    gap = gaps[name]
     if abs(gap) < 0.0005:
         return "every arm is within 0.05 % of its promise"
     return f"{name} has {100 * abs(gap):.1f} % {'more' if gap > 0 else 'fewer'} units than promised"

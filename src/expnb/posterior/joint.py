@@ -1,0 +1,149 @@
+"""Joint posterior of the pooled effect mu and of the spread tau of segment effects around it, on a grid of mu for each node of tau."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from expnb.errors import PosteriorError
+from expnb.posterior.arms import BoolArray, FloatArray
+from expnb.posterior.bells import FADE, WIDTH, bell_weights, fade
+from expnb.posterior.likelihood_bells import Bells, Stretch, as_bells
+from expnb.posterior.two_scales import Evidence, Scales, Tuning, first_look, log_prior_of_mu, scales
+from expnb.spec.prior import Prior
+
+_TINY = 1e-300
+_ROUNDS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """Posterior of mu and tau, and what the other segments say about each one.
+
+    Parameters
+    ----------
+    tau, share : ndarray, shape (node,)
+        Nodes of tau and their posterior weights, which add up to 1.
+    tuning : Tuning
+        The range of tau.
+    mu : ndarray, shape (node, point)
+    width : ndarray, shape (node,)
+        Of the bells on `mu`.
+    pooled : ndarray, shape (node, point)
+        Weights of the bells that make the posterior of mu.
+    others : ndarray, shape (segment, node, point)
+        The same for mu given all other segments, times the weight of the node.
+    used : ndarray of bool, shape (node, point)
+        Points that carry weight.
+    bells : list of Bells
+        Likelihoods of the segments.
+    """
+
+    tau: FloatArray
+    share: FloatArray
+    tuning: Tuning
+    mu: FloatArray
+    width: FloatArray
+    pooled: FloatArray
+    others: FloatArray
+    used: BoolArray
+    bells: list[Bells]
+
+
+def joint_posterior(data: Evidence, prior: Prior, tau_scale: float) -> Joint:
+    """The joint posterior on a grid wide and fine enough.
+
+    Raises
+    ------
+    PosteriorError
+        If no grid will do, which would be a gap in expnb.
+    """
+    tuning = first_look(data, prior, tau_scale)
+    for _ in range(_ROUNDS):
+        made, better = _attempt(data, prior, tau_scale, tuning)
+        if better is None:
+            return made
+        tuning = better
+    raise PosteriorError(
+        f"the effects of {len(data)} segments could not be pooled on a grid. Please report their counts or means: this is a gap in expnb."
+    )
+
+
+def _attempt(data: Evidence, prior: Prior, tau_scale: float, tuning: Tuning) -> tuple[Joint, Tuning | None]:
+    """The joint posterior on one grid, and a better tuning where it is not good enough."""
+    grid = scales(data, prior, tau_scale, tuning)
+    inside = np.ceil((grid.high - grid.low) / grid.step)
+    place = np.arange(-FADE, int(inside.max()) + FADE + 1, dtype=np.float64)
+    mu = grid.low[:, None] + place * grid.step[:, None]
+    bells = as_bells(data, grid)
+    log_l = np.empty((len(data), *mu.shape))
+    tau_each = np.repeat(grid.tau, mu.shape[1])
+    for group in bells:
+        log_l[group.rows] = group.blurred(mu.ravel(), tau_each).reshape(len(group.rows), *mu.shape)
+    log_f = log_l.sum(axis=0) + log_prior_of_mu(prior, mu) + grid.log_weight[:, None]
+    whole = (place >= 0) & (place <= inside[:, None])
+    peak = np.where(whole, log_f, -np.inf).max(axis=1)
+    top = peak.max()
+    density = np.where(whole, np.exp(np.minimum(log_f - top, 0.0)), 0.0)
+    share = density.sum(axis=1) * grid.step
+    soft = fade(place, inside[:, None])
+    best = np.unravel_index(np.argmax(np.where(whole, log_f, -np.inf)), log_f.shape)
+    others = np.exp(np.minimum(log_f - log_l - (top - log_l[:, best[0], best[1]])[:, None, None], 300.0)) * soft
+    width = WIDTH * grid.step
+    pooled = bell_weights(np.exp(np.minimum(log_f - top, 30.0)) * soft)
+    better = _better(tuning, grid, mu, density, share, whole)
+    used = (density > 1e-12) & (share > 1e-13 * share.sum())[:, None]
+    made = Joint(grid.tau, share / share.sum(), tuning, mu, width, pooled, bell_weights(others), used, bells)
+    return made, better
+
+
+def _better(
+    tuning: Tuning, grid: Scales, mu: FloatArray, density: FloatArray, share: FloatArray, whole: BoolArray
+) -> Tuning | None:
+    """A tuning that misses less, or None."""
+    reach, fineness, low, high = tuning.reach, tuning.fineness, tuning.tau_low, tuning.tau_high
+    matters = share > 1e-7 * share.sum()
+    peak = density.max(axis=1)
+    row = np.arange(len(mu))
+    edges = np.maximum(density[row, FADE], density[row, FADE + whole.sum(axis=1) - 1])
+    if (matters & (edges > 1e-7 * peak.max())).any():
+        reach *= 1.5
+    total = np.maximum(density.sum(axis=1), _TINY)
+    mean = (density * mu).sum(axis=1) / total
+    sd = np.sqrt((density * (mu - mean[:, None]) ** 2).sum(axis=1) / total)
+    narrow = (grid.step / np.maximum(sd, _TINY))[matters].max()
+    if narrow > 0.55:
+        fineness *= 1.5
+    per_node = share / np.gradient(np.arcsinh(grid.tau / tuning.bend))
+    if per_node[-1] > 1e-7 * per_node.max():
+        high *= 1.6
+    if low > 0 and per_node[0] > 1e-7 * per_node.max():
+        low /= 2.0
+    changed = Tuning(low, high, tuning.bend, reach, fineness)
+    return None if changed == tuning else changed
+
+
+def tau_curve(joint: Joint, points: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Values of tau, the density and the mass below each, shape (points,)."""
+    nodes = len(joint.tau)
+    x = np.polynomial.legendre.leggauss(nodes)[0]
+    first, last = joint.tuning.folds
+    order = np.arange(nodes)
+    series = (order + 0.5) * (np.polynomial.legendre.legvander(x, nodes - 1).T @ joint.share)
+    t = np.linspace(-1.0, 1.0, points)
+    below = np.polynomial.legendre.legval(t, np.polynomial.legendre.legint(series, lbnd=-1))
+    v = first + 0.5 * (last - first) * (t + 1.0)
+    slope = 0.5 * (last - first) * joint.tuning.bend * np.cosh(v)
+    density = np.maximum(np.polynomial.legendre.legval(t, series), 0.0) / slope
+    return joint.tuning.bend * np.sinh(v), density, np.clip(np.maximum.accumulate(below), 0.0, 1.0)
+
+
+def predictive(joint: Joint, *, pooled: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Bells of the log ratio of each segment given all others, or of mu: points, variances and weights."""
+    used = joint.used
+    var = np.broadcast_to((joint.width**2)[:, None], joint.mu.shape)[used]
+    if pooled:
+        return joint.mu[used], var, joint.pooled[used][None]
+    wide = var + np.broadcast_to((joint.tau**2)[:, None], joint.mu.shape)[used]
+    return joint.mu[used], wide, joint.others[:, used] * np.sqrt(var / wide)
