@@ -1,11 +1,13 @@
 """Many experiments on one table: the cells of each, for one scan."""
 
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.cohorts.test_kinds import experiment_of, metric_of
 
 import expnb as xb
@@ -127,3 +129,39 @@ def test_a_unit_that_occurs_twice_in_one_experiment_is_refused():
 def test_an_experiment_without_a_column_for_its_name_is_refused():
     with pytest.raises(SpecError, match='Write experiment_column = "experiment"'):
         load_cohorts([experiment_of()], table())
+
+
+def alike(found, wanted):
+    """Whether two cohorts hold the same, and say the same."""
+    assert sentences(found) == sentences(wanted)
+    assert found.cells.units == wanted.cells.units
+    for name, column in wanted.cells.metrics.items():
+        other = found.cells.metrics[name]
+        assert other.n_immature.sum() == column.n_immature.sum()
+        for arm in ("a", "b"):
+            one, two = found.cells.moments(name, arm), wanted.cells.moments(name, arm)
+            assert (one.n, one.mean) == (two.n, pytest.approx(two.mean, rel=1e-11))
+
+
+@pytest.mark.parametrize("as_of", [None, datetime(2026, 3, 20, tzinfo=UTC)])
+@pytest.mark.parametrize("window", [None, 3.0])
+@pytest.mark.parametrize("shape", ["unit", "rows"])
+@settings(max_examples=4, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_many_at_once_are_as_each_by_itself(shape, window, as_of, seed):
+    rng = np.random.default_rng(seed)
+    n = 1_200
+    user = rng.integers(0, 250, n) if shape == "rows" else np.arange(n)
+    frame = pd.DataFrame({"user": user, "arm": np.where(user % 2, "b", "a"), "yes": rng.integers(0, 2, n)})
+    frame["y"] = rng.poisson(2, n)
+    frame["test"] = rng.choice([*NAMES, "not asked"], n)
+    frame["seen"] = pd.Timestamp("2026-03-01") + pd.to_timedelta(rng.integers(0, 15 * 86_400, n), unit="s")
+    frame.loc[frame.test == "not asked", "seen"] += pd.Timedelta(days=30)
+    frame.loc[rng.random(n) < 0.02, "seen"] = pd.NaT
+    metric = xb.Metric(name="m", kind="count", column="y", window_days=window)
+    fields = {"experiment_column": "test", "exposed_at": "seen", "shape": shape}
+    days = [{}, *({"start": date(2026, 3, first), "end": date(2026, 3, last)} for first, last in ((2, 9), (5, 12)))]
+    experiments = [experiment_of(metric, name=name, **fields, **own) for name, own in zip(NAMES, days, strict=True)]
+    together = load_cohorts(experiments, frame, as_of=as_of)
+    for one in experiments:
+        alike(together[one.name], load_cohort(one, frame, as_of=as_of))

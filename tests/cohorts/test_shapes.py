@@ -114,7 +114,8 @@ def test_a_row_that_is_no_number_makes_the_sum_of_its_unit_unknown(kind, value, 
     table = pa.Table.from_pandas(frame.drop(columns="views"), preserve_index=False).append_column(
         "views", pa.array(values)
     )
-    cohort = load_cohort(experiment_of(xb.Metric(name="m", kind=kind, column="views"), shape="rows"), table)
+    experiment = experiment_of(xb.Metric(name="m", kind=kind, column="views"), shape="rows", min_cell=1)
+    cohort = load_cohort(experiment, table)
     assert f"6 {words} of 800 values were left out" in named(cohort, "values:m").sentence
     assert named(cohort, "blank:m") is None
     own = frame[(frame.arm == "a") & ~frame.user.isin(spoilt)].groupby("user").views.sum()
@@ -191,11 +192,11 @@ WINDOW = xb.Metric(name="m", kind="retention", column="y", from_days=7, window_d
         # Complete until the 30th at 12:00: an exposure until the 22nd at 12:00 has had its eight days.
         ("timestamp", None, None, 22),
         ("timestamp", "UTC", None, 22),
-        # A date is taken from its midnight on, and the last one is complete: until the 31st at 0:00.
-        ("date", None, None, 23),
+        # A date counts from the end of its day, and the last one is complete: until the 31st at 0:00.
+        ("date", None, None, 22),
         ("timestamp", None, datetime(2026, 3, 20, 11, 59, tzinfo=UTC), 11),
         ("timestamp", "UTC", datetime(2026, 3, 20, 12, tzinfo=UTC), 12),
-        ("date", None, datetime(2026, 3, 20, tzinfo=UTC), 12),
+        ("date", None, datetime(2026, 3, 20, tzinfo=UTC), 11),
         ("timestamp", "UTC", datetime(2026, 5, 1, tzinfo=UTC), 30),
     ],
 )
@@ -515,7 +516,7 @@ def test_amounts_of_events_that_are_missing_are_said_and_their_units_left_out(me
     place = set(np.flatnonzero(events.index.isin(spoilt)).tolist())
     values = [amount if row in place else value for row, value in enumerate(table[column].to_pylist())]
     table = table.set_column(table.column_names.index(column), column, pa.array(values, pa.float64()))
-    experiment = experiment_of(*METRICS, shape="events", exposed_at="seen", events=Events(**SPEC))
+    experiment = experiment_of(*METRICS, shape="events", exposed_at="seen", events=Events(**SPEC), min_cell=1)
     cohort = load_cohort(experiment, people, events=table, as_of=AS_OF)
     check = next(check for check in cohort.checks if check.name == f"values:{metric}")
     if metric in {"spend", "aged"}:  # the others have units without a value of their own

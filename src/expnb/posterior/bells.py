@@ -9,6 +9,7 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,12 +19,13 @@ from expnb.posterior.arms import FloatArray, IntArray
 
 WIDTH = 1.1  # of a bell, in steps
 STEPS_PER_SD = 2.5  # of the narrowest bell that is to be resolved
+_SIZES = 32
 FADE = 12  # steps outside the stretch that matters, in which a function fades out
 _FADE_WIDTH = 1.5
 _FADE_CENTRE = 3.0
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _inverse(points: int) -> FloatArray:
     """Values at the grid points -> weights of the bells; symmetric."""
     step = np.arange(points)
@@ -33,7 +35,9 @@ def _inverse(points: int) -> FloatArray:
 
 def bell_weights(values: FloatArray) -> FloatArray:
     """Weights of the bells whose sum takes these values at the grid points, along the last axis."""
-    out: FloatArray = values @ _inverse(values.shape[-1])
+    points = values.shape[-1]
+    inverse = _inverse(-(-points // _SIZES) * _SIZES)  # a few sizes serve all
+    out: FloatArray = values @ inverse[:points, :points]
     return out
 
 
@@ -51,10 +55,11 @@ _DEGREE = 14
 _ANGLE = np.pi * (np.arange(_DEGREE) + 0.5) / _DEGREE
 _CHEBYSHEV = np.cos(_ANGLE)
 _TO_SERIES = np.cos(_ANGLE[:, None] * np.arange(_DEGREE)) * (np.where(np.arange(_DEGREE) > 0, 2.0, 1.0) / _DEGREE)
-_TOLERANCE = 3e-9
-_FLOOR = 20.0  # below the depth asked for: rounding errors may make a mixture negative there
+_TOLERANCE = 5e-9
+_FLOOR = 80.0  # below the peak, in logs: rounding errors may make a mixture negative there
 _FAR = 8.5  # standard deviations of a bell
-_LADDER = np.array([0.0, 0.7, 1.5, 3.0, 6.0, 12.0, 24.0, 48.0, 96.0])
+_LADDER = np.array([0.0, 0.8, 1.8, 3.2, 5.5, 10.0, 20.0, 40.0, 80.0])
+_LOOKS = np.array([0, _DEGREE // 2, _DEGREE - 1])  # nodes of a panel at which it is asked whether it matters
 _ROUNDS = 12
 _CACHED = 16_000
 
@@ -90,15 +95,17 @@ class LogTable:
         return out
 
 
-def log_table(points: FloatArray, var: FloatArray, weight: FloatArray, *, deep: float) -> LogTable:
+def log_table(
+    points: FloatArray, var: FloatArray, weight: FloatArray, factor: Callable[[FloatArray], FloatArray] | None = None
+) -> LogTable:
     """Table of ``log sum_k weight_k exp(-(x - points_k)**2 / (2 * var_k))``.
 
     Parameters
     ----------
     points, var : ndarray, shape (bell,)
     weight : ndarray, shape (row, bell)
-    deep : float
-        The table is exact down to ``exp(-deep)`` of the peak, and ends not far below.
+    factor : callable, optional
+        Log of what the mixtures are multiplied by, shape (row, len(x)); the table is exact where the product matters, -inf where nothing is asked.
     """
     area = weight * np.sqrt(var)
     area = area / area.sum(axis=1, keepdims=True)
@@ -109,44 +116,54 @@ def log_table(points: FloatArray, var: FloatArray, weight: FloatArray, *, deep: 
     middle, unit = float(np.median(centre)), float(np.median(spread))
     ladder = np.concatenate([middle - unit * _LADDER[:0:-1], middle + unit * _LADDER])
     breaks = np.unique(np.clip(np.concatenate([[low], ladder, [high]]), low, high))
-    log_weight_scale = np.log(np.abs(weight).max(axis=1, keepdims=True))
-    weight = weight * np.exp(-log_weight_scale)
-    floor = np.exp(-deep - _FLOOR)
-    series, top = _series(points, var, weight, breaks[:-1], breaks[1:], floor)
+    weight = weight / np.abs(weight).max(axis=1, keepdims=True)
+    bells = _Mixture(points, -0.5 / var, weight, factor)
+    series, height, floor = bells.series(breaks[:-1], breaks[1:], None)
     for _ in range(_ROUNDS):
-        matters = np.exp(np.minimum(series[..., 0] - top + deep, 0.0))
+        matters = np.exp(height - height.max(axis=1, keepdims=True))
         miss = np.flatnonzero((np.abs(series[..., -2:]).max(axis=2) * matters).max(axis=0) > _TOLERANCE)
         if not len(miss):
             break
-        middle = 0.5 * (breaks[miss] + breaks[miss + 1])
-        left, right = np.concatenate([breaks[miss], middle]), np.concatenate([middle, breaks[miss + 1]])
-        finer, _ = _series(points, var, weight, left, right, floor, top)
+        middles = 0.5 * (breaks[miss] + breaks[miss + 1])
+        left, right = np.concatenate([breaks[miss], middles]), np.concatenate([middles, breaks[miss + 1]])
+        finer = bells.series(left, right, floor)
         starts = np.concatenate([np.delete(breaks[:-1], miss), left])
         order = np.argsort(starts)
-        series = np.concatenate([np.delete(series, miss, axis=1), finer], axis=1)[:, order]
+        series = np.concatenate([np.delete(series, miss, axis=1), finer[0]], axis=1)[:, order]
+        height = np.concatenate([np.delete(height, miss, axis=1), finer[1]], axis=1)[:, order]
         breaks = np.append(starts[order], breaks[-1])
     return LogTable(breaks, series, centre, spread)
 
 
-def _series(
-    points: FloatArray,
-    var: FloatArray,
-    weight: FloatArray,
-    low: FloatArray,
-    high: FloatArray,
-    floor: float,
-    top: FloatArray | None = None,
-) -> tuple[FloatArray, FloatArray]:
-    """Chebyshev coefficients of the logs on each panel, shape (row, panel, degree), and the log peak of each row."""
-    x = (0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * _CHEBYSHEV).ravel()
-    factor, mixture = -0.5 / var, np.empty((len(weight), len(x)))
-    size = max(16, _CACHED // len(points))
-    for first in range(0, len(x), size):
-        gap = x[first : first + size, None] - points
-        gap *= gap
-        gap *= factor
-        mixture[:, first : first + size] = weight @ np.exp(gap, out=gap).T
-    if top is None:
-        top = np.log(mixture.max(axis=1, keepdims=True))
-    values = np.log(np.maximum(mixture, np.exp(top) * floor))
-    return values.reshape(len(weight), len(low), _DEGREE) @ _TO_SERIES, top
+@dataclass(frozen=True, slots=True)
+class _Mixture:
+    """Mixtures of the same bells, ``sum_k weight_k exp(factor_k (x - points_k)**2)``."""
+
+    points: FloatArray
+    scale: FloatArray
+    weight: FloatArray
+    factor: Callable[[FloatArray], FloatArray] | None
+
+    def series(
+        self, low: FloatArray, high: FloatArray, floor: FloatArray | None
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Chebyshev coefficients of the logs on each panel, shape (row, panel, degree), the log height of the product there, and the floor."""
+        x = 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * _CHEBYSHEV
+        mixture = self._at(x.ravel())
+        if floor is None:
+            floor = mixture.max(axis=1, keepdims=True) * np.exp(-_FLOOR)
+        values = np.log(np.maximum(mixture, floor)).reshape(len(mixture), *x.shape)
+        looks = values[..., _LOOKS]
+        if self.factor is not None:
+            looks = looks + self.factor(x[:, _LOOKS].ravel()).reshape(looks.shape)
+        return values @ _TO_SERIES, looks.max(axis=2), floor
+
+    def _at(self, x: FloatArray) -> FloatArray:
+        out = np.empty((len(self.weight), len(x)))
+        size = max(16, _CACHED // len(self.points))
+        for first in range(0, len(x), size):
+            gap = x[first : first + size, None] - self.points
+            gap *= gap
+            gap *= self.scale
+            out[:, first : first + size] = self.weight @ np.exp(gap, out=gap).T
+        return out

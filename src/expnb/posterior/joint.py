@@ -38,6 +38,8 @@ class Joint:
         Points that carry weight.
     bells : list of Bells
         Likelihoods of the segments.
+    stretch : Stretch
+        The same, not blurred.
     """
 
     tau: FloatArray
@@ -49,6 +51,7 @@ class Joint:
     others: FloatArray
     used: BoolArray
     bells: list[Bells]
+    stretch: Stretch
 
 
 def joint_posterior(data: Evidence, prior: Prior, tau_scale: float) -> Joint:
@@ -76,25 +79,36 @@ def _attempt(data: Evidence, prior: Prior, tau_scale: float, tuning: Tuning) -> 
     inside = np.ceil((grid.high - grid.low) / grid.step)
     place = np.arange(-FADE, int(inside.max()) + FADE + 1, dtype=np.float64)
     mu = grid.low[:, None] + place * grid.step[:, None]
-    bells = as_bells(data, grid)
-    log_l = np.empty((len(data), *mu.shape))
-    tau_each = np.repeat(grid.tau, mu.shape[1])
-    for group in bells:
-        log_l[group.rows] = group.blurred(mu.ravel(), tau_each).reshape(len(group.rows), *mu.shape)
-    log_f = log_l.sum(axis=0) + log_prior_of_mu(prior, mu) + grid.log_weight[:, None]
     whole = (place >= 0) & (place <= inside[:, None])
-    peak = np.where(whole, log_f, -np.inf).max(axis=1)
-    top = peak.max()
-    density = np.where(whole, np.exp(np.minimum(log_f - top, 0.0)), 0.0)
+    node, point = np.nonzero(place <= inside[:, None] + FADE)
+    bells, stretch = as_bells(data, grid)
+    log_l = np.zeros((len(data), *mu.shape))
+    for group in bells:
+        log_l[group.rows[:, None], node, point] = group.blurred(mu[node, point], grid.tau[node])
+    log_f = log_l.sum(axis=0) + log_prior_of_mu(prior, mu) + grid.log_weight[:, None]
+    inner = np.where(whole, log_f, -np.inf)
+    best = np.unravel_index(np.argmax(inner), inner.shape)
+    top = inner[best]
+    density = np.exp(inner - top)
     share = density.sum(axis=1) * grid.step
     soft = fade(place, inside[:, None])
-    best = np.unravel_index(np.argmax(np.where(whole, log_f, -np.inf)), log_f.shape)
-    others = np.exp(np.minimum(log_f - log_l - (top - log_l[:, best[0], best[1]])[:, None, None], 300.0)) * soft
-    width = WIDTH * grid.step
-    pooled = bell_weights(np.exp(np.minimum(log_f - top, 30.0)) * soft)
+    log_f -= top
+    others = np.exp(np.minimum(log_f - log_l + log_l[:, best[0], best[1]][:, None, None], 300.0)) * soft
+    pooled = bell_weights(np.exp(np.minimum(log_f, 30.0)) * soft)
     better = _better(tuning, grid, mu, density, share, whole)
     used = (density > 1e-12) & (share > 1e-13 * share.sum())[:, None]
-    made = Joint(grid.tau, share / share.sum(), tuning, mu, width, pooled, bell_weights(others), used, bells)
+    made = Joint(
+        tau=grid.tau,
+        share=share / share.sum(),
+        tuning=tuning,
+        mu=mu,
+        width=WIDTH * grid.step,
+        pooled=pooled,
+        others=bell_weights(others),
+        used=used,
+        bells=bells,
+        stretch=stretch,
+    )
     return made, better
 
 
@@ -139,11 +153,19 @@ def tau_curve(joint: Joint, points: int) -> tuple[FloatArray, FloatArray, FloatA
     return joint.tuning.bend * np.sinh(v), density, np.clip(np.maximum.accumulate(below), 0.0, 1.0)
 
 
-def predictive(joint: Joint, *, pooled: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Bells of the log ratio of each segment given all others, or of mu: points, variances and weights."""
+def predictive(joint: Joint) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Bells of the log ratio of each segment given all others: points, variances and weights."""
     used = joint.used
     var = np.broadcast_to((joint.width**2)[:, None], joint.mu.shape)[used]
-    if pooled:
-        return joint.mu[used], var, joint.pooled[used][None]
     wide = var + np.broadcast_to((joint.tau**2)[:, None], joint.mu.shape)[used]
     return joint.mu[used], wide, joint.others[:, used] * np.sqrt(var / wide)
+
+
+def typical(joint: Joint) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Bells of mu: points, variances and weights; bells of one place and width, of several nodes of tau, are one."""
+    used = joint.used
+    width = np.broadcast_to(joint.width[:, None], joint.mu.shape)[used]
+    place = np.round(joint.mu[used] * (WIDTH / width))
+    (width, place), where = np.unique(np.stack([width, place]), axis=1, return_inverse=True)
+    weight = np.bincount(where.ravel(), joint.pooled[used], minlength=len(width))
+    return place * width / WIDTH, width**2, weight[None]

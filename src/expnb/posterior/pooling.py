@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from expnb.errors import PosteriorError
 from expnb.posterior.arms import Arm, Binomial, FloatArray, IntArray, Poisson
-from expnb.posterior.bells import LogTable, log_table
+from expnb.posterior.bells import log_table
 from expnb.posterior.grid import first_breaks, resolve, support
+from expnb.posterior.joint import Joint, joint_posterior, predictive, tau_curve, typical
 from expnb.posterior.quantity import Quantity, collect, of_log_ratio
-from expnb.posterior.two_scales import Evidence, Joint, evidence, joint_posterior, predictive, tau_curve
+from expnb.posterior.two_scales import Evidence, evidence
 from expnb.spec.prior import Prior
 
 _TINY = 1e-300
-_DEEP = 22.0  # as far as the joint posterior goes
-_DEEPER = 60.0  # a segment may lie far from all others
 _QUANTILES = (0.025, 0.5, 0.975)
 _TAU_POINTS = 400
 _LEFT_OUT = 2e-8  # of the mass, where an integrand between 0 and 1 is not looked at
-_PANEL = np.polynomial.legendre.leggauss(10)
-_TAUS = np.array([-8.0, -2.5, 0.0, 2.5, 8.0])  # from a cut
-_SDS = np.array([-8.0, -3.5, -1.2, 0.0, 1.2, 3.5, 8.0])  # from the mean
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
+_SCAN = np.linspace(0.0, 1.0, 25)
+_FARTHEST = 7.0  # standard deviations
+_ROOT = math.sqrt(2.0 * math.pi)
+_NONE, _ALL = -23.0, -1e-9  # logs of a chance that is as good as 0, or 1
+_AROUND = np.linspace(-8.0, 8.0, 19)  # standard deviations
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,19 +122,20 @@ def pool(
     cuts = _checked(control, treatment, prior, cuts)
     data = evidence(control, treatment)
     joint = joint_posterior(data, prior, prior.scale if tau_scale is None else tau_scale)
+    effects = _effects(data, joint, cuts)
     grid, density, below = tau_curve(joint, _TAU_POINTS)
     low, median, high = np.interp(_QUANTILES, below, grid)
     return Pooled(
-        effect=_pooled_effect(joint, cuts),
-        segments=_segment_effects(data, joint, cuts),
+        effect=effects.take(np.array([len(data)])),
+        segments=effects.take(np.arange(len(data))),
         raw=_raw(control, treatment),
         shrinkage=_shrinkage(data, joint),
         tau_mean=float(joint.share @ joint.tau),
         tau_quantiles=(float(low), float(median), float(high)),
         tau_grid=grid,
         tau_density=density,
-        p_any_harmed=None if margin is None else 1.0 - _all_above(joint, -sign * margin, sign),
-        p_all_improve=_all_above(joint, 0.0, sign),
+        p_any_harmed=None if margin is None else 1.0 - _all_above(data, joint, -sign * margin, sign),
+        p_all_improve=_all_above(data, joint, 0.0, sign),
     )
 
 
@@ -173,30 +177,37 @@ def _shrinkage(data: Evidence, joint: Joint) -> FloatArray:
 # --- densities ---------------------------------------------------------------------------------
 
 
-def _pooled_effect(joint: Joint, cuts: FloatArray) -> Quantity:
-    believed = log_table(*predictive(joint, pooled=True), deep=_DEEP)
-    return _summary(believed, None, np.full(1, 2.0), cuts)
+def _effects(data: Evidence, joint: Joint, cuts: FloatArray) -> Quantity:
+    """The effect in each segment and, last, in the typical one: what is believed about a log ratio, times the likelihood of the segment's own data."""
+    known, ends = joint.stretch.data, joint.stretch.ends
+    segments = np.arange(len(data))
 
+    def factor(x: FloatArray) -> FloatArray:
+        gap = x - data.centre[:, None]
+        inside = (gap >= ends[:, :1]) & (gap <= ends[:, 1:])
+        return np.where(inside, known.log_likelihood(segments, np.clip(gap, ends[:, :1], ends[:, 1:])), -np.inf)
 
-def _segment_effects(data: Evidence, joint: Joint, cuts: FloatArray) -> Quantity:
-    return _summary(log_table(*predictive(joint, pooled=False), deep=_DEEPER), data, data.moment, cuts)
-
-
-def _summary(believed: LogTable, data: Evidence | None, moment: FloatArray, cuts: FloatArray) -> Quantity:
-    """What is believed about a log ratio, times the likelihood of the segment's own data."""
-    centre = believed.centre if data is None else data.centre
+    own, all_ = log_table(*predictive(joint), factor), log_table(*typical(joint))
+    centre, moment = np.append(data.centre, all_.centre), np.append(data.moment, 2.0)
 
     def log_density(rows: IntArray, x: FloatArray) -> FloatArray:
-        out = believed.at(rows, centre[rows, None] + x)
-        return out if data is None else out + data.log_likelihood(rows, x)
+        out, some = np.empty_like(x), rows < len(data)
+        if some.any():
+            of = rows[some]
+            out[some] = own.at(of, data.centre[of, None] + x[some]) + known.log_likelihood(of, x[some])
+        if not some.all():
+            out[~some] = all_.at(np.zeros(1, dtype=np.intp), all_.centre[:, None] + x[~some])
+        return out
 
+    low = np.append(np.maximum(ends[:, 0], own.breaks[0] - data.centre), all_.breaks[0] - all_.centre)
+    high = np.append(np.minimum(ends[:, 1], own.breaks[-1] - data.centre), all_.breaks[-1] - all_.centre)
+    near = np.append(data.spread, all_.spread)[:, None] * _AROUND
+    believed = np.append(own.centre - data.centre, 0.0)[:, None] + np.append(own.spread, all_.spread)[:, None] * _AROUND
+    even = low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, 19)
+    start = np.clip(np.concatenate([near, believed, even], axis=1), low[:, None], high[:, None])
+    start.sort(axis=1)
     rows = np.arange(len(centre))
-    start = believed.breaks - centre[:, None]
-    if data is not None:
-        near = data.spread[:, None] * np.linspace(-8.0, 8.0, 19)
-        start = np.sort(np.concatenate([start, np.clip(near, start[:, :1], start[:, -1:])], axis=1), axis=1)
-    ends = support(log_density, rows, start, moment)
-    breaks = first_breaks(ends, -centre[:, None])
+    breaks = first_breaks(support(log_density, rows, start, moment), -centre[:, None])
     parts = (
         (where, of_log_ratio(these, centre[where], moment[where], cuts))
         for where, these in resolve(log_density, rows, breaks, moment)
@@ -207,36 +218,54 @@ def _summary(believed: LogTable, data: Evidence | None, moment: FloatArray, cuts
 # --- all segments at once ----------------------------------------------------------------------
 
 
-def _all_above(joint: Joint, cut: float, sign: int) -> float:
+def _all_above(data: Evidence, joint: Joint, cut: float, sign: int) -> float:
     """P(``sign * effect_rel > sign * cut`` in every segment), 0-1.
 
-    Given mu and tau the segments are independent; the product of their shares is integrated over mu, on panels that are narrow around the cut because small tau make the product a step there.
+    Given mu and tau the segments are independent; the product of their shares is integrated over mu where it is neither 0 nor 1. What remains of mu there counts in full.
     """
     if cut <= -1.0:
         return 1.0 if sign > 0 else 0.0
+    from scipy import special  # noqa: PLC0415 - half a second, only when segments are pooled
+
     at = float(np.log1p(cut))
     kept = np.flatnonzero(joint.share > 1e-9)
-    tau, live = joint.tau[kept, None], np.where(joint.used[kept], joint.mu[kept], np.nan)
-    low, high = np.nanmin(live, axis=1, keepdims=True), np.nanmax(live, axis=1, keepdims=True)
-    area = joint.pooled[kept] / joint.pooled[kept].sum(axis=1, keepdims=True)
-    middle = (area * joint.mu[kept]).sum(axis=1, keepdims=True)
-    sd = np.sqrt(
-        np.maximum((area * (joint.mu[kept] - middle) ** 2).sum(axis=1, keepdims=True), joint.width[kept, None] ** 2)
-    )
-    breaks = np.clip(np.concatenate([low, middle + sd * _SDS, at + tau * _TAUS, high], axis=1), low, high)
-    breaks.sort(axis=1)
-    half = 0.5 * np.diff(breaks, axis=1)[..., None]
-    mu = (breaks[:, :-1, None] + half * (1.0 + _PANEL[0])).reshape(len(kept), -1)
-    weight = (half * _PANEL[1]).reshape(len(kept), -1)
-    gap = (mu[..., None] - joint.mu[kept][:, None]) / joint.width[kept, None, None]
-    mass = weight * np.einsum("gpj,gj->gp", np.exp(-0.5 * gap**2), joint.pooled[kept])
+    tau, width, pooled = joint.tau[kept], joint.width[kept, None], joint.pooled[kept]
+    low, high = _stretch_of_change(data, joint, kept, at, sign)
+    half = 0.5 * (high - low)[:, None]
+    mu = low[:, None] + half * (1.0 + _NODES)
+    gap = (mu[..., None] - joint.mu[kept][:, None]) / width[..., None]
+    mass = half * _WEIGHTS * np.einsum("gpj,gj->gp", np.exp(-0.5 * gap**2), pooled)
+    area = pooled * width * _ROOT
+    sure = (area * special.ndtr(sign * (joint.mu[kept] - (high if sign > 0 else low)[:, None]) / width)).sum()
     ordered = np.sort(mass, axis=None)
-    least = ordered[np.searchsorted(np.cumsum(ordered), _LEFT_OUT * ordered.sum())]
+    least = ordered[np.searchsorted(np.cumsum(ordered), _LEFT_OUT * area.sum())]
     node, point = np.nonzero(mass >= least)
-    flat = mu[node, point], tau[node, 0]
     log_all = np.zeros(len(node))
     for group in joint.bells:
-        above = group.share_above(*flat, at)
+        above = group.share_above(mu[node, point], tau[node], at)
         log_all += np.log(np.maximum(above if sign > 0 else 1.0 - above, _TINY)).sum(axis=0)
-    part = mass[node, point]
-    return float(np.clip(part @ np.exp(log_all) / part.sum(), 0.0, 1.0))
+    return float(np.clip((mass[node, point] @ np.exp(log_all) + sure) / area.sum(), 0.0, 1.0))
+
+
+def _stretch_of_change(
+    data: Evidence, joint: Joint, kept: IntArray, cut: float, sign: int
+) -> tuple[FloatArray, FloatArray]:
+    """Where, for each tau, the chance that all segments lie beyond the cut rises from 0 to 1 as mu does (falls, where less is better); by Normal likelihoods."""
+    from scipy import special  # noqa: PLC0415 - half a second, only when segments are pooled
+
+    mu = np.where(joint.used[kept], joint.mu[kept], np.nan)
+    ends = np.nanmin(mu, axis=1), np.nanmax(mu, axis=1)
+    tau, var = joint.tau[kept, None], data.spread**2
+    unit = tau * np.sqrt(1.0 + tau**2 / var)  # of mu, for a segment's distance from the cut in standard deviations
+    even = cut + (cut - data.centre) * tau**2 / var
+    first, last = (even + side * _FARTHEST * unit for side in (-1.0, 1.0))
+    low, high = (first.max(axis=1), last.max(axis=1)) if sign > 0 else (first.min(axis=1), last.min(axis=1))
+    low, high = (np.clip(end, *ends) for end in (low, high))
+    at = low[:, None] + (high - low)[:, None] * _SCAN
+    log_all = special.log_ndtr(sign * (at[..., None] - even[:, None]) / unit[:, None]).sum(axis=2)
+    open_ = (log_all > _NONE) & (log_all < _ALL)
+    some = open_.any(axis=1)
+    before = np.where(some, np.maximum(open_.argmax(axis=1) - 1, 0), 0)
+    after = np.where(some, np.minimum(len(_SCAN) - open_[:, ::-1].argmax(axis=1), len(_SCAN) - 1), len(_SCAN) - 1)
+    row = np.arange(len(at))
+    return at[row, before], at[row, after]

@@ -170,7 +170,7 @@ class Posterior:
             "P(improvement)",
             "P(best)",
         )
-        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in names)
+        head = _html_head(names)
         body = "".join(_html_row(cells, main=main) for main, cells in self._table())
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in (*self.plain_odds(), *self._notes()))
         caption = f"{html.escape(self.experiment)}: {self.engine} engine, prior {html.escape(self.prior)}"
@@ -262,14 +262,19 @@ def _pooled_cells(pooled: PooledEffect) -> tuple[str, ...]:
 
 
 def _pooled_html(pooled: Sequence[PooledEffect]) -> str:
-    head = "".join(f"<th style='text-align:left'>{name}</th>" for name in POOLED_NAMES)
+    head = _html_head(POOLED_NAMES)
     body = "".join(_html_row(_pooled_cells(one), main=True) for one in pooled)
     caption = "Segments, partially pooled: each borrows from the others"
     return f"<table><caption style='text-align:left;font-weight:bold;white-space:nowrap'>{caption}</caption><tr>{head}</tr>{body}</table>"
 
 
+def _html_head(names: Sequence[str]) -> str:
+    """Headings; they may wrap, but never before a percent sign."""
+    return "".join(f"<th style='text-align:left'>{name.replace(' %', '&nbsp;%')}</th>" for name in names)
+
+
 def _html_row(cells: Sequence[str], *, main: bool) -> str:
-    style = "text-align:left" if main else "text-align:left;opacity:0.75"
+    style = "text-align:left;white-space:nowrap" if main else "text-align:left;white-space:nowrap;opacity:0.75"
     first = style if main else f"{style};padding-left:2em"
     parts = [f"<td style='{style if n else first}'>{html.escape(text)}</td>" for n, text in enumerate(cells)]
     return f"<tr>{''.join(parts)}</tr>"
@@ -294,12 +299,18 @@ def _percent(value: float | None) -> str:
 
 
 def _mean(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+    return "–" if value is None else _figure(value)
+
+
+def _figure(value: float, sign: str = "") -> str:
+    """Four digits, of large numbers all before the point, so that 10,250 stands beside 6,930 and not as 1.025e+04."""
+    large = 999.95 <= abs(value) < 1e15
+    return f"{value:{sign},.0f}" if large else f"{value:{sign}.4g}"
 
 
 def _raw(effect: Effect) -> str:
     if effect.effect_rel is None and effect.effect_abs is not None:
-        return f"{effect.effect_abs:+.4g}"
+        return _figure(effect.effect_abs, "+")
     shrunk = "" if effect.shrinkage is None else f" (shrunk {100 * effect.shrinkage:.0f} %)"
     return f"{_percent(effect.effect_rel)}{shrunk}"
 
@@ -314,5 +325,6 @@ def _interval(effect: Effect) -> str:
             f"{_percent(effect.effect_rel_post)} ({100 * effect.hdi_rel_low:+.2f} to {_percent(effect.hdi_rel_high)})"
         )
     if effect.effect_abs_post is not None and effect.hdi_abs_low is not None and effect.hdi_abs_high is not None:
-        return f"{effect.effect_abs_post:+.4g} ({effect.hdi_abs_low:+.4g} to {effect.hdi_abs_high:+.4g})"
+        low, high = _figure(effect.hdi_abs_low, "+"), _figure(effect.hdi_abs_high, "+")
+        return f"{_figure(effect.effect_abs_post, '+')} ({low} to {high})"
     return "–"
