@@ -177,6 +177,17 @@ class SourceError(ExpnbError, TypeError):
     """A source is of a kind that no cohort can be made from."""
 
 
+class ColumnValueError(SourceError):
+    """A column holds a value of another type than the rest of it."""
+
+    def __init__(self, column: str, value: str, problem: str) -> None:
+        super().__init__(column, value, problem)
+        self.column, self.value, self.problem = column, value, problem
+
+    def __str__(self) -> str:
+        return f"column {self.column!r} holds {repr(self.value) if self.value else 'a value'}{self.problem}"
+
+
 class QueryTooLongError(ExpnbError, TimeoutError):
     """A query ran longer than the experiment allows, and was stopped."""
 

@@ -131,6 +131,16 @@ def test_a_changed_file_is_read_again_and_named(read, folder):
     assert len(list((folder / "cache").rglob("*.units"))) == 3
 
 
+def test_a_file_of_the_same_size_and_date_is_another_one(read, folder):
+    read()
+    path = folder / "days" / "day-1.parquet"
+    before = path.stat()
+    write(folder, 1, day_of(1))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert read()[1] == ["day-1"]
+
+
 def test_a_file_that_is_gone_is_left_out(read, folder):
     read()
     (folder / "days" / "day-1.parquet").unlink()

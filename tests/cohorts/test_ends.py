@@ -81,9 +81,11 @@ def test_now_is_the_last_time_of_all():
 
 def test_events_that_no_metric_reads_do_not_say_until_when_the_data_are_complete():
     people, events = world()
+    events = events[events["at"] < pd.Timestamp("2026-03-15")]
     experiment = experiment_of(METRICS[0], shape="events", exposed_at="seen", events=Events(**SPEC))
     beat = events.head(5).assign(what="heartbeat", at=pd.Timestamp("2026-06-01"))
     wanted = load_cohort(experiment, people, events=events).cells
+    assert wanted.metrics["converted"].n_immature.any()
     assert load_cohort(experiment, people, events=pd.concat([events, beat])).cells.fingerprint == wanted.fingerprint
 
 

@@ -34,6 +34,12 @@ def test_an_exposure_that_never_occurs_is_refused_by_name(exposed_at):
         loaded(*world(), exposed_at=exposed_at, exposure="opne")
 
 
+def test_events_of_which_none_is_read_are_refused_by_name():
+    metric = xb.Metric(name="m", kind="conversion", event="byu", role="goal", rope=0.01, window_days=3)
+    with pytest.raises(CohortError, match="Event 'byu', which metric 'm' reads, never occurs.* mean 'buy'"):
+        loaded(*world(), metric)
+
+
 def test_ids_of_two_kinds_are_refused():
     people, events = world()
     with pytest.raises(UnitError, match="holds numbers in the assignments .* and text in the events"):
@@ -49,7 +55,7 @@ def test_events_of_other_units_are_refused(exposure):
 
 def test_units_that_were_never_exposed_are_said_by_arm():
     people, events = world()
-    shown = events[(events.what != "open") | (events.user % 2 == 0) | (events.user % 5 > 0)]
+    shown = events[(events.what != "open") | (events.user % 2 == 0) | (events.user % 5 == 0)]
     found = named(loaded(people, shown, exposure="open"), "exposure")
     reached = shown[shown.what == "open"].merge(people.groupby("user").seen.min().rename("first"), on="user")
     lost = 600 - reached[reached["at"] >= reached["first"]].user.nunique()

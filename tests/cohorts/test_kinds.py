@@ -10,7 +10,7 @@ import pytest
 import expnb as xb
 from expnb.cohorts import reduce as reduction
 from expnb.cohorts.cohort import load_cohort
-from expnb.errors import CohortError, MetricValuesError
+from expnb.errors import CohortError, MetricValuesError, NullArmError
 from expnb.spec.experiment import Experiment
 
 N = 4_000
@@ -383,6 +383,48 @@ def test_a_segment_with_many_but_not_too_many_values_is_read():
     frame = frame_of(city=np.resize([f"c{number}" for number in range(300)], N))
     cells = load_cohort(experiment_of(segments=("city",)), frame).cells
     assert len(cells.segment_values("city")) == 300
+
+
+def test_a_segment_that_holds_ids_is_refused_also_where_they_are_few():
+    frame = frame_of(4_000, city=[f"id{number // 2}" for number in range(4_000)])
+    assert len(load_cohort(experiment_of(segments=("city",)), frame.slice(0, 900)).cells.segment_values("city")) == 450
+    frame = frame_of(4_000, city=[f"id{number}" for number in range(4_000)])
+    with pytest.raises(
+        CohortError, match=r"segment 'city' has 1,000 values in the first 1,000 rows, as ids have; a seg"
+    ):
+        load_cohort(experiment_of(segments=("city",)), frame)
+
+
+@pytest.mark.parametrize("shape", ["unit", "rows"])
+def test_the_unit_is_no_segment(shape):
+    with pytest.raises(CohortError, match="segment 'user' is the unit column"):
+        load_cohort(experiment_of(segments=("user",), shape=shape), frame_of(200))
+
+
+def test_a_segment_value_that_would_pass_for_a_missing_one_is_refused():
+    frame = frame_of(9, city=["x", None, "(none)"] * 3)
+    with pytest.raises(
+        CohortError, match=r"segment 'city' has units without a value and others with the value '\(none\)'"
+    ):
+        load_cohort(experiment_of(segments=("city",)), frame)
+
+
+@pytest.mark.parametrize("name", ["None", "nan", ""])
+def test_a_row_without_an_arm_belongs_to_no_arm_whatever_it_is_called(name):
+    weights = {"control": name, "weights": {name: 1, "b": 1}} if name else {}
+    arms = [None if row % 10 == 0 else (name or "a") if row % 2 else "b" for row in range(N)]
+    frame = frame_of().set_column(1, "arm", pa.array(arms, pa.string()))
+    with pytest.raises(NullArmError, match=f"{N // 10:,} rows have no value in the arm column 'arm'"):
+        load_cohort(experiment_of(**weights), frame)
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("count", "unit"), ("count", "rows")])
+@pytest.mark.parametrize("values", [(0.5, 1.5), (0.0, 2.25), (1e3, 1e3 + 0.5)])
+def test_a_count_with_fractions_is_refused(kind, shape, values):
+    frame = frame_of(y=np.resize([*values, 3.0], N))
+    with pytest.raises(MetricValuesError, match="holds fractions; a count is 0, 1, 2"):
+        load_cohort(experiment_of(metric_of(kind), shape=shape), frame)
+    load_cohort(experiment_of(metric_of(kind), shape=shape), frame_of(y=np.floor(frame["y"].to_numpy())))
 
 
 def test_a_missing_segment_value_is_a_segment_of_its_own():

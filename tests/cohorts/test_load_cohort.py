@@ -13,6 +13,7 @@ from tests.bad_input import BAD_COHORTS
 
 import expnb as xb
 from expnb import errors
+from expnb.stats.checks import Check
 
 SOURCES = {
     "pandas": lambda frame, folder: frame,
@@ -76,6 +77,32 @@ def test_a_cohort_says_at_once_that_its_arms_are_uneven(players, gate_position):
     assert "p = 0.0086" in cohort._repr_html_()
 
 
+def test_what_is_wrong_stands_first_and_numbers_under_their_headings(players, gate_position):
+    cohort = xb.load_cohort(gate_position, players.drop(players.index[players.version == "gate_40"][:3000]))
+    marked = replace(
+        cohort,
+        cells=replace(
+            cohort.cells,
+            checks=tuple(Check(name, None, name, f"It is {name}.") for name in ("ok", "warn", "block", "warn")),
+        ),
+    )
+    assert repr(marked).splitlines()[1:] == ["✗ It is block.", "⚠ It is warn.", "⚠ It is warn.", "✓ It is ok."]
+    page = marked._repr_html_()
+    assert page.index("It is block") < page.index("It is warn") < page.index("It is ok")
+    right = "style='text-align:right;white-space:nowrap'"
+    assert f"<th {right}>units</th><th {right}>promised</th>" in page
+    assert f"<td {right}>44,700</td><td {right}>50.0 %</td>" in page
+
+
+def test_many_arms_are_counted_in_the_first_line(gate_position):
+    names = [f"h{place}" for place in range(7)]
+    exp = replace(gate_position, control="h0", weights=dict.fromkeys(names, 1.0), unit="row")
+    frame = pd.DataFrame({"version": names * 300, "retention_7": [0, 1, 0] * 700, "retention_1": [0, 1, 0] * 700})
+    lines = repr(xb.load_cohort(exp, frame)).splitlines()
+    assert lines[0].endswith("(7 arms)")
+    assert max(map(len, lines)) < 300
+
+
 @pytest.mark.parametrize("case", BAD_COHORTS)
 def test_bad_data_is_one_sentence_before_any_effect(case, players, gate_position):
     spoil, error, sentence = BAD_COHORTS[case]
@@ -89,6 +116,20 @@ def test_no_error_shows_a_unit_id(players, gate_position):
     with pytest.raises(errors.UnitError) as caught:
         xb.load_cohort(gate_position, pd.concat([named, named.head(3)]))
     assert "player-" not in str(caught.value)
+
+
+@pytest.mark.parametrize("way", ["frame", "csv"])
+@pytest.mark.parametrize(("column", "said"), [("rounds", "'player-7'"), ("userid", "a value")])
+def test_a_value_of_another_type_is_named_but_never_a_unit_id(way, column, said, players, gate_position, tmp_path):
+    metric = xb.Metric(name="rounds", kind="mean", role="goal", rope=0.1)
+    frame = players.assign(rounds=1)
+    frame[column] = frame[column].astype(object).where(np.arange(len(frame)) != 80_000, "player-7")
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    source = frame if way == "frame" else tmp_path / "a.csv"
+    where = r"\(str\) among" if way == "frame" else "in line 80002 of"
+    with pytest.raises(errors.ColumnValueError, match=rf"column '{column}' holds {said} {where}") as caught:
+        xb.load_cohort(replace(gate_position, metrics=(metric,)), source)
+    assert caught.value.__cause__ is None
 
 
 def test_a_missing_file_offers_the_nearest_name(tmp_path, players, gate_position):

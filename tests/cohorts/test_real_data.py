@@ -233,7 +233,7 @@ def test_rows_whose_group_and_page_contradict_each_other_are_found_and_block(how
     assert broken == {"control": 385, "treatment": 406}
     found = check(cohort, "expect:page")
     assert found.outcome == "block"
-    assert "791 of 57,828 exposed units (1.37%)" in found.sentence
+    assert "791 of 57,828 exposed units (1.37 %)" in found.sentence
 
 
 def test_repeated_ids_are_refused_with_their_number(pages):

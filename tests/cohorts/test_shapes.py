@@ -102,6 +102,19 @@ def test_rows_without_a_value_are_counted_and_said(kind):
     assert named(load_cohort(experiment_of(metric_of("mean"), shape="rows"), frame), "blank:m") is None
 
 
+def test_units_whose_segment_varies_are_counted_and_said():
+    frame = sessions().assign(device="web", city="x")
+    several = frame.user.duplicated(keep=False)
+    moved = set(frame.user[several].unique()[:200])
+    frame.loc[~frame.user.duplicated() & frame.user.isin(moved), "device"] = "app"
+    cohort = load_cohort(experiment_of(metric_of("mean"), shape="rows", segments=("device", "city")), frame)
+    found = named(cohort, "varied:device")
+    assert (found.outcome, found.value) == ("warn", 0.25)
+    assert "more than one value in 200 of 800 units (25.0 %)" in found.sentence
+    assert named(cohort, "varied:city") is None
+    assert cohort.cells.n[cohort.cells.segments["device"] == "app"].sum() == 200
+
+
 @pytest.mark.parametrize(("value", "words"), [(np.nan, "NaN"), (np.inf, "infinite"), (-np.inf, "infinite")])
 @pytest.mark.parametrize("kind", ["count", "revenue"])
 def test_a_row_that_is_no_number_makes_the_sum_of_its_unit_unknown(kind, value, words):

@@ -271,6 +271,14 @@ def test_totals_that_are_not_there_yet_are_immature_and_left_out(units):
     assert cohort.cells.moments("spend", "b").n == (units.arm == "b").sum()
 
 
+def test_rows_outside_of_the_agreed_days_are_counted_and_said(units):
+    table = totals_of(units, "seen")
+    days = {"start": DAYS[1], "end": DAYS[3]}
+    outside = ~table.seen.between(pd.Timestamp(DAYS[1]), pd.Timestamp(DAYS[3]))
+    cohort = load(experiment(BOUGHT, shape="totals", exposed_at="seen", **days), table)
+    assert check(cohort, "outside").sentence.startswith(f"{outside.sum()} rows are dated outside of")
+
+
 def test_immature_units_are_held_against_the_units_of_their_own_metric(units):
     table = totals_of(units, "seen").assign(clicks=10)
     table["orders"] = np.where(table.seen == pd.Timestamp(DAYS[0]), 3.0, np.nan)

@@ -83,6 +83,13 @@ def test_a_trigger_that_is_neither_yes_nor_no_is_refused():
         load_cohort(asked(), shop(saw=np.where(np.arange(N) < 3, 2, 0)))
 
 
+def test_units_without_an_answer_are_said():
+    saw = pd.Series(SAW).astype(object).where(np.arange(N) % 100 > 0, None).astype("boolean")
+    found = check(load_cohort(asked(), shop(saw=saw)), "trigger_empty")
+    assert found.sentence.startswith("60 units have no value in the trigger column 'saw', which counts as no")
+    assert not [one for one in load_cohort(asked(), shop()).checks if one.name == "trigger_empty"]
+
+
 def test_totals_have_no_triggered_units():
     goal = xb.Metric(name="goal", kind="conversion", role="goal", rope=0.01, totals=TotalsColumns(sum="y"))
     experiment = experiment_of(goal, shape="totals", totals=Totals(units="n"), trigger="saw")
@@ -150,7 +157,7 @@ def test_the_share_of_triggered_units_is_said_by_arm_and_their_split_is_tested()
     n = wanted()
     share = check(cohort, "triggered")
     assert share.value == SAW.mean()
-    assert f"a {n['a', 'true'] / 3000:.2%}, b {n['b', 'true'] / 3000:.2%}" in share.sentence
+    assert f"a {n['a', 'true'] / 30:.2f} %, b {n['b', 'true'] / 30:.2f} %" in share.sentence
     split = check(cohort, "triggered_ratio")
     assert split.outcome == "ok"
     assert f"a {n['a', 'true']:,} (expected {SAW.sum() / 2:,.0f})" in split.sentence

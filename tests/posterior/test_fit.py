@@ -199,6 +199,15 @@ def test_values_without_spread_give_no_probability(fit_money):
     assert effect.note == "no posterior: all values are equal, so nothing is known about their spread"
 
 
+def test_a_quantile_of_few_values_has_no_error_and_says_what_to_ask_instead():
+    alike = Moments(100, 3.0, 0.0, 1.0, 5.0)  # the median of few distinct values: its standard error is 0
+    metric = xb.Metric(name="stars", kind="quantile", q=0.5)
+    (why,) = Table([Comparison(metric, "t", "all", alike, alike)]).missing
+    assert why == (
+        "a quantile of few distinct values has no usable error; ask for the mean, or for the share of units above a value (a conversion)"
+    )
+
+
 def test_a_treatment_that_lost_all_revenue_is_harm_not_a_missing_number(fit_money):
     effect = fit_money(AROUND_10, np.zeros(4000))
     assert effect.p_harm_flat > 0.999999
@@ -233,6 +242,16 @@ def test_the_same_cells_give_the_same_numbers(gate_position, players):
     cohort = xb.load_cohort(gate_position, players)
     first, again = fit_exact(gate_position, cohort), fit_exact(gate_position, cohort)
     pd.testing.assert_frame_equal(first.summary(), again.summary(), check_exact=True)
+
+
+def test_a_column_has_one_number_format_and_a_percent_sign_never_stands_alone(gate_position, players):
+    posterior = fit_exact(gate_position, xb.load_cohort(gate_position, players))
+    (first, *others) = posterior.effects
+    large = replace(first, mean_control=10_250.4, mean_treatment=6930.0, effect_rel=None, effect_abs=-3320.4)
+    page = replace(posterior, effects=(large, *others))._repr_html_()
+    cells = [f"<td style='text-align:left;white-space:nowrap'>{text}</td>" for text in ("10,250", "6,930", "-3,320")]
+    assert "".join(cells) in page
+    assert "(95&nbsp;% HDI)" in page
 
 
 def test_names_are_escaped_in_html(gate_position, players):

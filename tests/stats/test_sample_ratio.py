@@ -105,12 +105,21 @@ def test_a_missing_arm_blocks():
     assert sample_ratio([({"a": 100}, EVEN)]).outcome == "block"
 
 
-def test_units_in_an_arm_of_weight_0_block_and_an_empty_one_does_not():
-    weights = arms(50, 50, 0)
-    assert sample_ratio([(arms(500, 500, 0), weights)]).outcome == "ok"
-    check = sample_ratio([(arms(500, 500, 1), weights)])
-    assert (check.outcome, check.value) == ("block", 0.0)
-    assert "c has units and was promised none" in check.sentence
+def test_both_p_values_are_written_alike_also_where_they_are_too_small_for_a_number():
+    check = sample_ratio([(arms(100_000, 1), EVEN)])
+    assert "p < 1e-300 at this look, p < 1e-300 over all looks (0.001 blocks)" in check.sentence
+
+
+def test_of_many_arms_those_farthest_from_their_promise_are_named():
+    names = [f"h{place}" for place in range(14)]
+    counts = dict.fromkeys(names, 2_200) | {"h8": 2_100, "h1": 2_280, "h7": 2_140}
+    weights = dict.fromkeys(names, 1.0)
+    sentence = sample_ratio([(counts, weights)]).sentence
+    assert "of 14 arms the farthest are h8 2,100 (expected 2,194), h1 2,280 (expected 2,194), h7 2,140" in sentence
+    assert len(sentence) < 300
+    few = sample_ratio([(counts | {"h3": 5}, weights)], min_cell=20).sentence
+    assert "14 arms, among them h3 fewer than 20 (expected 7.1 %), h0 2,200 (expected 7.1 %)" in few
+    assert "2,100" not in few  # the smallest but one, which a total less all others would give away
 
 
 def test_without_units_nothing_is_claimed():
@@ -155,7 +164,7 @@ def test_a_small_arm_is_not_shown_nor_can_be_worked_out():
     check = sample_ratio([(arms(100, 7), EVEN)], min_cell=20)
     assert check.outcome == "block"
     assert check.value == 0.001
-    assert "b fewer than 20 (expected 50.0%)" in check.sentence
+    assert "b fewer than 20 (expected 50.0 %)" in check.sentence
     assert not any(text in check.sentence for text in ("107", "54", " 7 ", "93"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -13,14 +14,14 @@ import numpy as np
 
 from expnb.cohorts.cache import Cache
 from expnb.cohorts.engine import ask
-from expnb.cohorts.happened import kinds_checks, unexposed
+from expnb.cohorts.happened import explain_empty, kinds_checks, unexposed
 from expnb.cohorts.quality import check_arms, check_units, check_values, quality
 from expnb.cohorts.reduce import Reduced, reduce
 from expnb.cohorts.sources import Source, bind, files_of, is_partitioned
 from expnb.cohorts.totals import totals_cells
 from expnb.cohorts.units import Units, outside, units_of
 from expnb.cohorts.warehouse import Warehouse
-from expnb.errors import CohortError, EmptyCohortError, FullScanError, SourceError, SpecError
+from expnb.errors import CohortError, ColumnValueError, EmptyCohortError, FullScanError, SourceError, SpecError
 from expnb.spec.experiment import TRIGGER_KEY, Experiment
 from expnb.stats.arrays import BoolArray
 from expnb.stats.cells import Cells
@@ -136,11 +137,14 @@ def load_cohort(
     known = _unchanged(experiment, source, as_of=as_of, cache=cache, exact_units=exact_units)
     if known is not None:
         return _checked(experiment, known, as_of=as_of)
-    bound = _bind(experiment, source)
-    if experiment.shape == "totals":
-        return _checked(experiment, replace(totals_cells(experiment, bound), outside=outside(experiment, bound)))
-    happened = _bind(experiment, _own_events(experiment) if events is None else events) if experiment.events else None
-    return _load(experiment, bound, happened, as_of=as_of, cache=cache, exact_units=exact_units)
+    with _without_ids(experiment):
+        bound = _bind(experiment, source)
+        if experiment.shape == "totals":
+            return _checked(experiment, replace(totals_cells(experiment, bound), outside=outside(experiment, bound)))
+        happened = (
+            _bind(experiment, _own_events(experiment) if events is None else events) if experiment.events else None
+        )
+        return _load(experiment, bound, happened, as_of=as_of, cache=cache, exact_units=exact_units)
 
 
 def load_cohorts(
@@ -170,21 +174,33 @@ def load_cohorts(
     cohorts: dict[str, Cohort] = {}
     for group in groups.values():
         together = _together(group)
-        bound = _bind(together, source)
-        parted = is_partitioned(bound)
-        afterwards = bool(together.exposed_at) and not parted and not _own_days(group[0], as_of)
-        if afterwards:  # days are chosen
-            together = replace(together, start=None, end=None)
-        units = units_of(together, bound, as_of=as_of)
-        run = _runner(together, bound)
-        units = _only(units, {experiment.name for experiment in group}, run)
-        reduced = reduce(together, units, bound)
-        check_units(together, units, reduced, run, exact=exact_units)
+        with _without_ids(together):
+            bound = _bind(together, source)
+            parted = is_partitioned(bound)
+            afterwards = bool(together.exposed_at) and not parted and not _own_days(group[0], as_of)
+            if afterwards:  # days are chosen
+                together = replace(together, start=None, end=None)
+            units = units_of(together, bound, as_of=as_of)
+            run = _runner(together, bound)
+            units = _only(units, {experiment.name for experiment in group}, run)
+            reduced = reduce(together, units, bound)
+            check_units(together, units, reduced, run, exact=exact_units)
         for experiment in group:
             own = _own_part(experiment, reduced, bound)
             own = own if afterwards else replace(own, outside=outside(experiment, bound))
             cohorts[experiment.name] = _checked(experiment, own, as_of=units.as_of, told=units.checks)
     return {experiment.name: cohorts[experiment.name] for experiment in experiments}
+
+
+@contextmanager
+def _without_ids(experiment: Experiment) -> Iterator[None]:
+    """Errors about the column of units do not show what it holds."""
+    try:
+        yield
+    except ColumnValueError as error:
+        if error.column.casefold() != experiment.unit.casefold():
+            raise
+        raise ColumnValueError(error.column, "", error.problem) from None
 
 
 def _unchanged(
@@ -207,11 +223,17 @@ def _load(
     cache: str | Path | None,
     exact_units: bool,
 ) -> Cohort:
+    told = kinds_checks(experiment, events) if events is not None else []
     units = _units(experiment, source, events, as_of)
-    told = [*units.checks, *(kinds_checks(experiment, events) if events is not None else [])]
+    told += units.checks
     run = _runner(experiment, source)
     if cache is None or events is not None or units.grouped or not source.files:
-        reduced = replace(reduce(experiment, units, source), outside=outside(experiment, source))
+        try:
+            reduced = replace(reduce(experiment, units, source), outside=outside(experiment, source))
+        except EmptyCohortError:
+            if events is not None:
+                explain_empty(experiment, source, events)
+            raise
         check_units(experiment, units, reduced, run, exact=exact_units)
     else:
         reduced = Cache(Path(cache), experiment, units.as_of, exact=exact_units).reduced(
@@ -265,7 +287,7 @@ def _left_out(experiment: Experiment, reduced: Reduced) -> Iterator[Check]:
         experiment.start,
         experiment.end,
         what="units" if experiment.shape == "unit" else "rows",
-        min_cell=experiment.min_cell,
+        min_cell=1 if experiment.totals else experiment.min_cell,  # rows of totals are no units
     )
     if check is not None:
         yield check

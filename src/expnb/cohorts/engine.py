@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from expnb.errors import ExpnbError, QueryTooLongError, SourceError
+from expnb.errors import ColumnValueError, ExpnbError, QueryTooLongError, SourceError
 from expnb.spec.experiment import Cost
 
 if TYPE_CHECKING:
@@ -142,17 +142,16 @@ def unreadable(error: Exception, engine: Engine | None = None, secrets: tuple[st
         return SourceError(
             f"{backend} has no operation {operation}, which the query needs. Compute it in a query of your own (sql), or export the rows to parquet and name that file."
         )
-    known = explained(str(error))
-    if known:
-        return SourceError(mask(known, secrets))
-    return SourceError(f"the data cannot be read: {mask(words, secrets).rstrip('.')}. Check the file or the query.")
+    return explained(str(error), secrets) or SourceError(
+        f"the data cannot be read: {mask(words, secrets).rstrip('.')}. Check the file or the query."
+    )
 
 
-# What DuckDB says, and what it means: the parts of the pattern fill the sentence.
+# What DuckDB says, and what it means: the parts of the pattern fill the sentence, which goes on after "column 'x' holds 'y'" where there is a value.
 EXPLAINED = (
     (
         r"CSV Error on Line: (?P<line>\d+)\n.*Error when converting column \"(?P<column>.*?)\"\. Could not convert string \"(?P<value>.*?)\" to '(?P<kind>\w+)'.*\n  file = (?P<file>[^\n]*)",
-        "column {column!r} of {file!r} holds {value!r} in line {line}, and the lines that were looked at first hold {kind}. Correct such values or leave them empty where the file is made, or read the file as a frame and convert the column.",
+        " in line {line} of {file!r}, and the lines that were looked at first hold {kind}. Correct such values or leave them empty where the file is made, or read the file as a frame and convert the column.",
     ),
     (
         r"CSV Error on Line: (?P<line>\d+)\n.*Expected Number of Columns: .*\n  file = (?P<file>[^\n]*)",
@@ -176,30 +175,36 @@ EXPLAINED = (
     ),
     (
         r"Error while reading file \"(?P<file>.*?)\": failed to cast column \"(?P<column>.*?)\" from type (?P<found>[^\n]*?) to (?P<kind>[^\n]*?): .*?Could not convert string '(?P<value>[^\n]*?)' to",
-        "column {column!r} of {file!r} is {found} and holds {value!r}, and in the first file it is {kind}. Give it one type in all files.",
+        " ({found}) in {file!r}, and {kind} in the first file. Give it one type in all files.",
     ),
     (
         r"Could not convert string '(?P<value>[^\n]*?)' to (?P<kind>\w+) when casting from source column (?P<column>[^\n]*)",
-        "column {column!r} holds {value!r}, which is no {kind}. Write TRY_CAST for CAST to leave such values empty, or correct them where the data is made.",
+        ", which is no {kind}. Write TRY_CAST for CAST to leave such values empty, or correct them where the data is made.",
     ),
     (
         r"invalid (?P<kind>timestamp|date) field format: \"(?P<value>[^\n]*?)\", expected format is .* when casting from source column (?P<column>[^\n]*)",
-        "column {column!r} holds {value!r}, which is no {kind}. Write TRY_CAST for CAST to leave such values empty, or correct them where the data is made.",
+        ", which is no {kind}. Write TRY_CAST for CAST to leave such values empty, or correct them where the data is made.",
     ),
 )
 MOST_SIGNS = 40  # of a value that is shown
 
 
-def explained(text: str) -> str:
-    """A complaint of DuckDB in a sentence of ours; empty where it is another one."""
+def explained(text: str, secrets: tuple[str, ...] = ()) -> SourceError | None:
+    """A complaint of DuckDB in a sentence of ours; None where it is another one."""
     for pattern, sentence in EXPLAINED:
-        found = re.search(pattern, text, re.DOTALL)
+        found = re.search(pattern, mask(text, secrets), re.DOTALL)
         if found:
             parts = found.groupdict()
-            value = parts.get("value", "")
-            short = f"{value[:MOST_SIGNS]}…" if len(value) > MOST_SIGNS else value
-            return sentence.format(**(parts | {"value": short}))
-    return ""
+            words = sentence.format(**parts)
+            if "value" in parts:
+                return ColumnValueError(parts["column"], shortened(parts["value"]), words)
+            return SourceError(words)
+    return None
+
+
+def shortened(value: str) -> str:
+    """A value as an error shows it."""
+    return f"{value[:MOST_SIGNS]}…" if len(value) > MOST_SIGNS else value
 
 
 def first_line(error: BaseException) -> str:
@@ -236,8 +241,8 @@ def holds_secret(error: BaseException | None, secrets: tuple[str, ...]) -> bool:
 
 
 def _clean(error: Exception, secrets: tuple[str, ...]) -> Exception | None:
-    """The error itself, as the cause to show; nothing where it holds a credential."""
-    return None if holds_secret(error, secrets) else error
+    """The error itself, as the cause to show; nothing where it holds a credential, or may hold a whole row."""
+    return None if explained(str(error)) or holds_secret(error, secrets) else error
 
 
 def _holds_frame(expr: ir.Expr) -> bool:

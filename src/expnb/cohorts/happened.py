@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from expnb.cohorts.engine import ask
+from expnb.cohorts.reduce import NOTHING_IN_COMMON
 from expnb.cohorts.sources import Source
 from expnb.cohorts.units import in_window, log_of, used_kinds
 from expnb.errors import CohortError, EmptyCohortError
@@ -12,6 +14,9 @@ from expnb.spec.experiment import Experiment
 from expnb.stats import checks
 from expnb.stats.cells import Cells
 from expnb.stats.checks import Check
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
 
 MOST_KINDS = 1_000  # more are hardly kinds, and are not looked at
 
@@ -22,7 +27,7 @@ def kinds_checks(experiment: Experiment, events: Source) -> list[Check]:
     Raises
     ------
     CohortError
-        If the exposure never occurs.
+        If the exposure never occurs, or nothing that the experiment reads does.
     """
     spec = experiment.events
     assert spec is not None  # noqa: S101 - asked only in that shape
@@ -33,12 +38,41 @@ def kinds_checks(experiment: Experiment, events: Source) -> list[Check]:
         return []
     if not kinds:
         raise EmptyCohortError(events.name)
-    found = [checks.absent_kind(kind, reader, kinds) for kind, reader in used_kinds(experiment, spec).items()]
+    used = used_kinds(experiment, spec)
+    if used and not used.keys() & set(kinds):
+        kind, reader = next(iter(used.items()))
+        raise CohortError(f"{checks.absent_words(kind, reader, kinds)} No kind that the experiment reads does.")
+    found = [checks.absent_kind(kind, reader, kinds) for kind, reader in used.items()]
     if spec.exposure and spec.exposure not in kinds:
         raise CohortError(
             f"{checks.absent_words(spec.exposure, 'the exposure', kinds)} Nobody was exposed, so there is nothing to compare."
         )
     return [check for check in found if check]
+
+
+def explain_empty(experiment: Experiment, source: Source, events: Source) -> None:
+    """Say why nobody is left, where the events tell.
+
+    Raises
+    ------
+    CohortError
+    """
+    spec = experiment.events
+    assert spec is not None  # noqa: S101 - asked only in that shape
+    table, log = in_window(experiment, source.table), log_of(experiment, spec, events)
+
+    def some(rows: ir.Table) -> bool:
+        return bool(ask(source.engine, rows.limit(1), cost=experiment.cost, what=experiment.name).num_rows)
+
+    if not some(table.select(experiment.unit)):
+        return
+    met = table.semi_join(log, table[experiment.unit] == log.log_unit)
+    if not some(met.select(experiment.unit)):
+        raise CohortError(NOTHING_IN_COMMON.format(unit=experiment.unit))
+    if spec.exposure:
+        raise CohortError(
+            f"no assigned unit has an event {spec.exposure!r} after its assignment and in the days of the experiment, so nobody was exposed. Check the times of both, and which event is the exposure."
+        )
 
 
 def unexposed(experiment: Experiment, source: Source, cells: Cells) -> Iterator[Check]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # So far a sum of whole numbers may be from one, per unit of the sum of squares.
-FRACTION = 1e-9
+FRACTION = 1e-12
 # Up to here counting every unit costs less than a second.
 EXACT_UP_TO = 4_000_000
 

@@ -205,12 +205,6 @@ def _check_segments(experiment: Experiment, units: Units, run: Callable[[ir.Tabl
         raise CohortError(f"segment {experiment.unit!r} is the unit column; {FEW_VALUES}")
     first = run(units.segments.limit(PILOT_ROWS))
     values = {name: len(first.column(name).unique()) for name in first.column_names}
-    for number, name in enumerate(experiment.segments):
-        found = values[f"segment_{number}"]
-        if first.num_rows >= PILOT_ROWS and found > IDS * first.num_rows:
-            raise CohortError(
-                f"segment {name!r} has {found:,} values in the first {first.num_rows:,} rows, as ids have; {FEW_VALUES}"
-            )
     many = [name for name in first.column_names if values[name] > MANY_VALUES]
     if not many:
         return
@@ -220,6 +214,12 @@ def _check_segments(experiment: Experiment, units: Units, run: Callable[[ir.Tabl
         if found * len(experiment.variants) > MAX_CELLS:
             raise CohortError(
                 f"segment {name!r} has about {found:,} values, which with {len(experiment.variants)} arms make about {found * len(experiment.variants):,} cells; {MAX_CELLS:,} are the most. A segment is a column with few values: leave it out, or group its values where the data is made."
+            )
+    for number, name in enumerate(experiment.segments):
+        found = values[f"segment_{number}"]
+        if first.num_rows >= PILOT_ROWS and found > IDS * first.num_rows:
+            raise CohortError(
+                f"segment {name!r} has {found:,} values in the first {first.num_rows:,} rows, as ids have; {FEW_VALUES}"
             )
 
 

@@ -10,9 +10,9 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from expnb.cohorts.engine import MOST_SIGNS, NO_LIMIT, Engine, ask, run, tune, unreadable
+from expnb.cohorts.engine import NO_LIMIT, Engine, ask, run, shortened, tune, unreadable
 from expnb.cohorts.warehouse import Warehouse, open_warehouse
-from expnb.errors import PathNotFoundError, SourceError, TooManyRowsError
+from expnb.errors import ColumnValueError, PathNotFoundError, SourceError, TooManyRowsError
 from expnb.spec.experiment import Cost
 
 if TYPE_CHECKING:
@@ -273,6 +273,10 @@ def _bind_frame(source: object, timezone: str) -> Source:
         source = source.to_arrow_table()
     elif hasattr(source, "collect_schema") and hasattr(source, "collect"):  # a Polars lazy frame
         source = source.collect()
+    if kind == "polars.DataFrame":
+        objects = [name for name, dtype in cast("Any", source).schema.items() if str(dtype) == "Object"]
+        if objects:
+            raise SourceError(f"column {objects[0]!r} holds Python objects. Make them texts, times or numbers.")
     if not hasattr(source, "__arrow_c_stream__"):
         raise SourceError(
             f"a cohort cannot be made from a {kind}; pass a parquet or CSV path, a pandas, Polars or Arrow frame, a DuckDB relation or an Ibis table."
@@ -287,7 +291,10 @@ def _arrow(frame: object) -> pa.Table:
     try:
         table = pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowException, ValueError, OverflowError, TypeError) as error:
-        raise SourceError(_untyped(cast("Any", frame)) or f"the frame cannot be read: {error}.") from error
+        known = _untyped(frame)
+        if known is not None:
+            raise known from None
+        raise SourceError(f"the frame cannot be read: {error}. Give each column one name and one type.") from error
     for field in table.schema:
         values = cast("Any", frame)[field.name]
         if pa.types.is_timestamp(field.type) and values.dtype == object:  # Arrow takes those without a zone for UTC
@@ -299,25 +306,28 @@ def _arrow(frame: object) -> pa.Table:
     return table
 
 
-def _untyped(frame: Any) -> str:  # noqa: ANN401 - a pandas frame; pandas is not imported for a hint
-    """What keeps a pandas frame from having a type per column; empty where nobody knows."""
+def _untyped(frame: Any) -> SourceError | None:  # noqa: ANN401 - a pandas frame; pandas is not imported for a hint
+    """What keeps a pandas frame from having a type per column; None where nobody knows."""
     import pyarrow as pa  # noqa: PLC0415 - 0.3 s, only when rows are needed
 
-    twice = list(dict.fromkeys(frame.columns[frame.columns.duplicated()]))
+    twice = list(frame.columns[frame.columns.duplicated()])
     if twice:
-        return f"the frame has more than one column {twice[0]!r}. Give each column a name of its own."
+        return SourceError(f"the frame has more than one column {twice[0]!r}. Give each column a name of its own.")
     for name in frame.columns:
         try:
             pa.array(frame[name], from_pandas=True)
-        except (pa.ArrowException, ValueError, OverflowError, TypeError) as error:
+        except (pa.ArrowException, ValueError, OverflowError, TypeError):
             values = frame[name].dropna()
             kinds = values.map(lambda value: type(value).__name__)
-            often = kinds.value_counts()
-            if len(often) < 2:
-                return f"column {name!r} holds values of type {often.index[0]}, of which no column can be made ({error.args[0]}). Make them texts, times, or numbers of at most 64 bits."
-            odd = values[kinds == often.index[-1]].iloc[0]
-            return f"column {name!r} holds values of more than one type, such as {str(odd)[:MOST_SIGNS]!r} ({often.index[-1]}) among {often.index[0]}. Give it one type: leave what does not belong empty, or make all of it text."
-    return ""
+            often = list(kinds.value_counts().index)
+            if len(often) == 1:
+                return SourceError(
+                    f"column {name!r} holds values of type {often[0]} that no column can hold. Make them texts, times, or numbers of at most 64 bits."
+                )
+            odd = shortened(str(values[kinds == often[-1]].iloc[0]))
+            problem = f" ({often[-1]}) among values of type {often[0]}. Give the column one type: leave empty what does not belong, or make all of it text."
+            return ColumnValueError(str(name), odd, problem)
+    return None
 
 
 def _table_name(table: ir.Table) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +11,13 @@ from expnb.errors import PosteriorError
 from expnb.posterior.arms import BoolArray, FloatArray
 from expnb.posterior.bells import FADE, WIDTH, bell_weights, fade
 from expnb.posterior.likelihood_bells import Bells, Stretch, as_bells
-from expnb.posterior.two_scales import Evidence, Scales, Tuning, first_look, log_prior_of_mu, scales
+from expnb.posterior.two_scales import Evidence, Scales, Tuning, first_look, legendre_series, log_prior_of_mu, scales
 from expnb.spec.prior import Prior
 
 _TINY = 1e-300
+_NOTHING = 1e-10  # of the density at its peak, or of a node's weight in the sum
+_BLUNT = 2.0  # steps
+_ROOT = math.sqrt(2.0 * math.pi)
 _ROUNDS = 6
 
 
@@ -33,7 +37,8 @@ class Joint:
     pooled : ndarray, shape (node, point)
         Weights of the bells that make the posterior of mu.
     others : ndarray, shape (segment, node, point)
-        The same for mu given all other segments, times the weight of the node.
+        Areas of the bells of sd `wide` that make each segment's log ratio given all other segments; their sum over a node is its weight.
+    wide : ndarray, shape (node,)
     used : ndarray of bool, shape (node, point)
         Points that carry weight.
     bells : list of Bells
@@ -49,6 +54,7 @@ class Joint:
     width: FloatArray
     pooled: FloatArray
     others: FloatArray
+    wide: FloatArray
     used: BoolArray
     bells: list[Bells]
     stretch: Stretch
@@ -80,7 +86,8 @@ def _attempt(data: Evidence, prior: Prior, tau_scale: float, tuning: Tuning) -> 
     place = np.arange(-FADE, int(inside.max()) + FADE + 1, dtype=np.float64)
     mu = grid.low[:, None] + place * grid.step[:, None]
     whole = (place >= 0) & (place <= inside[:, None])
-    node, point = np.nonzero(place <= inside[:, None] + FADE)
+    asked = place <= inside[:, None] + FADE
+    node, point = np.nonzero(asked)
     bells, stretch = as_bells(data, grid)
     log_l = np.zeros((len(data), *mu.shape))
     for group in bells:
@@ -91,12 +98,13 @@ def _attempt(data: Evidence, prior: Prior, tau_scale: float, tuning: Tuning) -> 
     top = inner[best]
     density = np.exp(inner - top)
     share = density.sum(axis=1) * grid.step
-    soft = fade(place, inside[:, None])
+    soft = np.where(asked, fade(place, inside[:, None]), 0.0)
     log_f -= top
     others = np.exp(np.minimum(log_f - log_l + log_l[:, best[0], best[1]][:, None, None], 300.0)) * soft
     pooled = bell_weights(np.exp(np.minimum(log_f, 30.0)) * soft)
     better = _better(tuning, grid, mu, density, share, whole)
-    used = (density > 1e-12) & (share > 1e-13 * share.sum())[:, None]
+    used = (density > _NOTHING) & (share > _NOTHING * share.sum())[:, None]
+    areas, wide = _blurred(others, grid)
     made = Joint(
         tau=grid.tau,
         share=share / share.sum(),
@@ -104,12 +112,25 @@ def _attempt(data: Evidence, prior: Prior, tau_scale: float, tuning: Tuning) -> 
         mu=mu,
         width=WIDTH * grid.step,
         pooled=pooled,
-        others=bell_weights(others),
+        others=areas,
+        wide=wide,
         used=used,
         bells=bells,
         stretch=stretch,
     )
     return made, better
+
+
+def _blurred(others: FloatArray, grid: Scales) -> tuple[FloatArray, FloatArray]:
+    """Areas and sds of the bells that make mu, blurred by tau, from the densities of mu.
+
+    Where tau is twice the step or more, every second point is enough, and no bell has to stand for what lies between: the trapezoidal rule converges exponentially.
+    """
+    blunt = grid.tau >= _BLUNT * grid.step
+    width = WIDTH * grid.step[:, None]
+    areas = np.where(blunt[:, None], 0.0, bell_weights(others) * (width * _ROOT))
+    areas[:, blunt, ::2] = others[:, blunt, ::2] * (2.0 * grid.step[blunt, None])
+    return areas, np.where(blunt, grid.tau, np.hypot(grid.tau, width[:, 0]))
 
 
 def _better(
@@ -143,8 +164,7 @@ def tau_curve(joint: Joint, points: int) -> tuple[FloatArray, FloatArray, FloatA
     nodes = len(joint.tau)
     x = np.polynomial.legendre.leggauss(nodes)[0]
     first, last = joint.tuning.folds
-    order = np.arange(nodes)
-    series = (order + 0.5) * (np.polynomial.legendre.legvander(x, nodes - 1).T @ joint.share)
+    series = legendre_series(x, joint.share)
     t = np.linspace(-1.0, 1.0, points)
     below = np.polynomial.legendre.legval(t, np.polynomial.legendre.legint(series, lbnd=-1))
     v = first + 0.5 * (last - first) * (t + 1.0)
@@ -155,10 +175,9 @@ def tau_curve(joint: Joint, points: int) -> tuple[FloatArray, FloatArray, FloatA
 
 def predictive(joint: Joint) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Bells of the log ratio of each segment given all others: points, variances and weights."""
-    used = joint.used
-    var = np.broadcast_to((joint.width**2)[:, None], joint.mu.shape)[used]
-    wide = var + np.broadcast_to((joint.tau**2)[:, None], joint.mu.shape)[used]
-    return joint.mu[used], wide, joint.others[:, used] * np.sqrt(var / wide)
+    used = joint.used & (joint.others != 0.0).any(axis=0)
+    wide = np.broadcast_to(joint.wide[:, None], joint.mu.shape)[used]
+    return joint.mu[used], wide**2, joint.others[:, used] / wide
 
 
 def typical(joint: Joint) -> tuple[FloatArray, FloatArray, FloatArray]:

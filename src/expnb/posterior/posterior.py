@@ -13,7 +13,7 @@ from expnb.errors import NameNotFoundError
 from expnb.posterior.effect import SUMMARY_COLUMNS, TEXT_COLUMNS, Effect, Estimate, PooledEffect
 from expnb.posterior.plain import TYPICAL_WORKS, counted_odds, plain_odds
 from expnb.stats.cells import ALL
-from expnb.stats.checks import Check
+from expnb.stats.checks import Check, figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -299,18 +299,12 @@ def _percent(value: float | None) -> str:
 
 
 def _mean(value: float | None) -> str:
-    return "–" if value is None else _figure(value)
-
-
-def _figure(value: float, sign: str = "") -> str:
-    """Four digits, of large numbers all before the point, so that 10,250 stands beside 6,930 and not as 1.025e+04."""
-    large = 999.95 <= abs(value) < 1e15
-    return f"{value:{sign},.0f}" if large else f"{value:{sign}.4g}"
+    return "–" if value is None else figure(value)
 
 
 def _raw(effect: Effect) -> str:
     if effect.effect_rel is None and effect.effect_abs is not None:
-        return _figure(effect.effect_abs, "+")
+        return figure(effect.effect_abs, sign="+")
     shrunk = "" if effect.shrinkage is None else f" (shrunk {100 * effect.shrinkage:.0f} %)"
     return f"{_percent(effect.effect_rel)}{shrunk}"
 
@@ -325,6 +319,6 @@ def _interval(effect: Effect) -> str:
             f"{_percent(effect.effect_rel_post)} ({100 * effect.hdi_rel_low:+.2f} to {_percent(effect.hdi_rel_high)})"
         )
     if effect.effect_abs_post is not None and effect.hdi_abs_low is not None and effect.hdi_abs_high is not None:
-        low, high = _figure(effect.hdi_abs_low, "+"), _figure(effect.hdi_abs_high, "+")
-        return f"{_figure(effect.effect_abs_post, '+')} ({low} to {high})"
+        low, high = figure(effect.hdi_abs_low, sign="+"), figure(effect.hdi_abs_high, sign="+")
+        return f"{figure(effect.effect_abs_post, sign='+')} ({low} to {high})"
     return "–"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -33,9 +34,8 @@ _DROP = 21.0  # the same: what lies below exp(-21) = 8e-10 of the peak is left o
 _DOUBT = 4.0  # of the Gaussians that say where the peak is, in logs
 _STEPS_PER_POLE = 6.0  # distance of a Student-t's poles from the real line
 _STEP_CLASSES = 4.0  # per octave: nodes of tau whose steps are equal have grid points in common
-_NODES = 16
-_NODES_PER_FOLD = 4.0  # of tau, per e-fold of its range
-_MOST_NODES = 80
+_NODES = (16, 20, 25, 32, 40, 56, 80)  # of tau
+_LAST = 2e-7  # coefficients of the density of tau, beside 0.5 of the first
 _NULL = 0.1
 
 
@@ -129,17 +129,34 @@ def first_look(data: Evidence, prior: Prior, tau_scale: float) -> Tuning:
     """Range of tau that matters, by Normal likelihoods; checked later."""
     least = 1e-3 * min(float(data.spread.min()), tau_scale)
     tau = np.geomspace(least, 7.0 * tau_scale, 64)
-    mean, var, log_f = normal_means(data, tau)
-    # Profile over mu instead of an integral: only the range is wanted.
-    between = mean[:, None] * np.linspace(0.0, 1.0, 17)
-    best = (log_prior_of_mu(prior, between) - 0.5 * (between - mean[:, None]) ** 2 / var[:, None]).max(axis=1)
-    log_f = log_f + best - 0.5 * (tau / tau_scale) ** 2
+    log_f = _profile(data, prior, tau) - 0.5 * (tau / tau_scale) ** 2
     log_mass = log_f + np.log(tau)
     kept = np.flatnonzero(log_mass > log_mass.max() - 19.0)
     low = 0.0 if log_f[0] > log_f.max() - 24.0 else float(tau[max(kept[0] - 1, 0)])
     running = np.cumsum(np.exp(log_mass - log_mass.max()))
     bend = float(tau[np.searchsorted(running, 0.1 * running[-1])])
     return Tuning(low, float(tau[min(kept[-1] + 1, len(tau) - 1)]), bend)
+
+
+def _profile(data: Evidence, prior: Prior, tau: FloatArray) -> FloatArray:
+    """Log density of tau but for its prior, by Normal likelihoods and the best mu instead of an integral: only its range and shape are wanted."""
+    mean, var, log_f = normal_means(data, tau)
+    between = mean[:, None] * np.linspace(0.0, 1.0, 17)
+    best = (log_prior_of_mu(prior, between) - 0.5 * (between - mean[:, None]) ** 2 / var[:, None]).max(axis=1)
+    out: FloatArray = log_f + best
+    return out
+
+
+@cache
+def _legendre(nodes: int) -> tuple[FloatArray, FloatArray]:
+    x, weight = np.polynomial.legendre.leggauss(nodes)
+    return x, weight
+
+
+def legendre_series(x: FloatArray, share: FloatArray) -> FloatArray:
+    """Coefficients of the density whose masses at the Gauss-Legendre nodes x are these."""
+    out: FloatArray = (np.arange(len(x)) + 0.5) * (np.polynomial.legendre.legvander(x, len(x) - 1).T @ share)
+    return out
 
 
 def normal_means(data: Evidence, tau: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -154,11 +171,15 @@ def normal_means(data: Evidence, tau: FloatArray) -> tuple[FloatArray, FloatArra
 def scales(data: Evidence, prior: Prior, tau_scale: float, tuning: Tuning) -> Scales:
     """Gauss-Legendre nodes in ``asinh(tau / bend)``, and the grid of mu for each: whole multiples of a step."""
     first, last = tuning.folds
-    nodes = min(_MOST_NODES, max(_NODES, math.ceil(_NODES_PER_FOLD * tuning.fineness * (last - first))))
-    x, weight = np.polynomial.legendre.leggauss(nodes)
-    v = first + 0.5 * (last - first) * (x + 1.0)
-    tau = tuning.bend * np.sinh(v)
-    log_weight = np.log(weight * np.cosh(v)) - 0.5 * (tau / tau_scale) ** 2
+    for nodes in _NODES:
+        x, weight = _legendre(nodes)
+        v = first + 0.5 * (last - first) * (x + 1.0)
+        tau = tuning.bend * np.sinh(v)
+        log_weight = np.log(weight * np.cosh(v)) - 0.5 * (tau / tau_scale) ** 2
+        log_mass = _profile(data, prior, tau) + log_weight
+        mass = np.exp(log_mass - log_mass.max())
+        if np.abs(legendre_series(x, mass / mass.sum())[-2:]).max() < _LAST / tuning.fineness:
+            break
     mean, var, log_f = normal_means(data, tau)
     low, high = _reach(mean, tuning.reach * np.sqrt(var), log_f + log_weight, prior)
     step = np.minimum(np.sqrt(var) / STEPS_PER_SD, _finest(prior)) / tuning.fineness

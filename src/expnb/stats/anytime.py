@@ -116,8 +116,9 @@ def anytime_p(log_e_values: Sequence[float]) -> float:
 def uneven_p(hits: Mapping[str, int], units: Mapping[str, int]) -> float:
     """The p-value, valid at any number of looks, of a share being the same in every arm.
 
-    Given their total, hits fall on the arms as units do; the arms' shares of all units take the place of the true ones. The rarer of hits and misses is counted. This errs on the safe side, because hits drawn
-    without replacement vary less than multinomial ones.
+    Given their total, hits fall on the arms as units do; the arms' shares of all units take the place of the true ones. The rarer of hits and misses is counted, and they may change places between looks. So this
+    is no exact martingale; it errs on the safe side, because hits drawn without replacement vary less than multinomial ones, by the factor ``1 - share``. In simulations with 200 looks, two or five arms, and shares
+    from 2 to 50 %, at most 3 in 10,000 healthy experiments came to 0.001.
 
     Parameters
     ----------

@@ -111,7 +111,7 @@ class Bins:
     def quantile(self, q: float, shift: FloatArray | float) -> tuple[float, float]:
         """The value that a share `q` of units stays below, and its standard error.
 
-        Within a bin values are taken as evenly spread around their mean, as wide as their variance says. The standard error is a quarter of the width of the 95 % interval between order statistics [1]_.
+        Within a bin values are taken as evenly spread around their mean, as wide as their variance says. The standard error is the width of the 95 % interval between order statistics [1]_, divided by 3.92.
 
         References
         ----------

@@ -98,6 +98,12 @@ def percent(share: float, digits: int = 2) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def figure(value: float, digits: int = 4, sign: str = "") -> str:
+    """So many digits of a number, of a larger one all before the point, so that 10,250 stands beside 6,930 and not as 1.025e+04."""
+    large = 10**digits - 0.5 <= abs(value) < 1e15
+    return f"{value:{sign},.0f}" if large else f"{value:{sign},.{digits}g}"
+
+
 def unusable_values(metric: str, *, null: int, nan: int, infinite: int, total: int, min_cell: int = 0) -> Check | None:
     """How many values of a metric could not be used, by cause; None when all could.
 
@@ -420,7 +426,7 @@ def constant(metric: str, low: float, high: float) -> Check | None:
         f"constant:{metric}",
         low,
         "warn",
-        f"{metric}: every value is {low:,.6g}, so nothing can be learnt from it. Check how the column is filled, or name another one.",
+        f"{metric}: every value is {figure(low, 6)}, so nothing can be learnt from it. Check how the column is filled, or name another one.",
     )
 
 
@@ -451,7 +457,7 @@ def outlier(metric: str, *, value: float, mean: float, m2: float, arm: str = "")
         f"outlier:{metric}",
         share,
         "warn",
-        f"{metric}: one unit{f' of {arm}' if arm else ''} has {value:,.6g} (mean {mean:,.4g}) and carries {percent(share, 0)} of the variance of its arm. The mean hangs on it: check that it is real.",
+        f"{metric}: one unit{f' of {arm}' if arm else ''} has {figure(value, 6)} (mean {figure(mean)}) and carries {percent(share, 0)} of the variance of its arm. The mean hangs on it: check that it is real.",
     )
 
 
@@ -668,9 +674,9 @@ def pre_period_imbalance(metric: str, arms: Mapping[str, Moments], *, min_cell: 
     name = names[now.index(worst_p)]
     p = min(always)
     gap = arms[name].mean - control.mean
-    size = f"{100 * gap / control.mean:+.2f} %" if control.mean > 0 else f"{gap:+.4g}"
+    size = f"{100 * gap / control.mean:+.2f} %" if control.mean > 0 else figure(gap, sign="+")
     over = f" (Holm over {len(names)} treatments)" if len(names) > 1 else ""
-    text = f"before the exposure {name} and {base} differ by {size} (means {arms[name].mean:,.4g} and {control.mean:,.4g}); {p_words(worst_p)} at this look{over}, {p_bare(p)} over all looks"
+    text = f"before the exposure {name} and {base} differ by {size} (means {figure(arms[name].mean)} and {figure(control.mean)}); {p_words(worst_p)} at this look{over}, {p_bare(p)} over all looks"
     if p <= BLOCK:
         return Check(
             f"pre_period:{metric}",

@@ -261,7 +261,7 @@ def _sizes(strata: Strata, min_cell: int) -> tuple[str, bool]:
     named, before = list(found), ""
     if len(found) > MANY_ARMS:
         gaps = _gaps(strata)
-        named.sort(key=(lambda name: -abs(gaps[name])) if shown else (lambda name: found[name] >= min_cell))
+        named.sort(key=(lambda name: -round(abs(gaps[name]), 12)) if shown else (lambda name: found[name] >= min_cell))
         named = named[:NAMED_ARMS]
         before = f"of {len(found)} arms the farthest are " if shown else f"{len(found)} arms, among them "
     parts = []
@@ -274,12 +274,12 @@ def _sizes(strata: Strata, min_cell: int) -> tuple[str, bool]:
 def _gaps(strata: Strata) -> dict[str, float]:
     """How far each arm is from its promised size: 0.01 is 1 % too many."""
     found, expected = _found(strata), _expected(strata)
-    return {name: round(n / expected[name] - 1, 12) if expected[name] else 0.0 for name, n in found.items()}
+    return {name: n / expected[name] - 1 if expected[name] else 0.0 for name, n in found.items()}
 
 
 def _gap_words(strata: Strata) -> str:
     gaps = _gaps(strata)
-    name = max(reversed(list(gaps)), key=lambda arm: abs(gaps[arm]))  # the last of equals
+    name = max(reversed(list(gaps)), key=lambda arm: round(abs(gaps[arm]), 12))  # the last of equals
     gap = gaps[name]
     if abs(gap) < 0.0005:
         return "every arm is within 0.05 % of its promise"
