@@ -186,5 +186,5 @@ def typical(joint: Joint) -> tuple[FloatArray, FloatArray, FloatArray]:
     width = np.broadcast_to(joint.width[:, None], joint.mu.shape)[used]
     place = np.round(joint.mu[used] * (WIDTH / width))
     (width, place), where = np.unique(np.stack([width, place]), axis=1, return_inverse=True)
-    weight = np.bincount(where.ravel(), joint.pooled[used], minlength=len(width))
+    weight: FloatArray = np.bincount(where.ravel(), joint.pooled[used], minlength=len(width)).astype(np.float64)
     return place * width / WIDTH, width**2, weight[None]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from expnb.errors import PosteriorError
-from expnb.posterior.arms import BoolArray, FloatArray, IntArray
+from expnb.posterior.arms import FloatArray, IntArray
 from expnb.posterior.bells import FADE, STEPS_PER_SD, WIDTH, bell_weights, fade
 from expnb.posterior.grid import LogDensity, support
 from expnb.posterior.ratio import chebyshev
