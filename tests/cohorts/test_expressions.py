@@ -192,3 +192,9 @@ def test_an_expectation_counts_units_that_break_it(way):
     frame = frame_of(price=pa.array(price, pa.float64()))
     cells = load_cohort(experiment_of(expect=(Expectation(name="dear", tolerate=0.5, **way),)), frame).cells
     assert cells.broken["dear"].sum() == N // 10 + 1
+
+
+def test_an_expression_that_gives_text_is_refused_by_its_metric(shop):
+    metric = xb.Metric(name="m", kind="mean", sql="CAST(price AS VARCHAR)")
+    with pytest.raises(MetricValuesError, match="its expression gives string, not numbers"):
+        load_cohort(experiment_of(metric), shop)

@@ -341,7 +341,7 @@ def _of_metric(
             moments = column.moments(cells.variant == arm)
             if moments.n and math.isfinite(moments.low) and math.isfinite(moments.high):  # totals do not know them
                 farthest = max(moments.low, moments.high, key=lambda value: abs(value - moments.mean))
-                yield checks.outlier(metric.name, value=farthest, mean=moments.mean, m2=moments.m2)
+                yield checks.outlier(metric.name, value=farthest, mean=moments.mean, m2=moments.m2, arm=arm)
 
 
 def _of_missing(experiment: Experiment, cells: Cells, metric: Metric, as_of: datetime | None) -> Iterator[Check | None]:

@@ -545,9 +545,8 @@ def _column(table: ir.Table, name: str, owner: str) -> ir.Column:
         raise ColumnNotFoundError(name, [known for known in table.schema().names if not known.startswith("expnb_")])
     dtype = table.schema()[name]
     if not (dtype.is_numeric() or dtype.is_boolean()):
-        raise MetricValuesError(
-            owner, f"column {name!r} holds {dtype}, not numbers. Convert it, or name another column."
-        )
+        found = "its expression gives" if name.startswith("expnb_value_") else f"column {name!r} holds"
+        raise MetricValuesError(owner, f"{found} {dtype}, not numbers. Convert it, or name another column.")
     return table[name]
 
 
