@@ -531,7 +531,7 @@ def test_the_demo_reports_the_outlier_where_the_row_level_file_is_present(tmp_pa
     ws = xb.demo.make_workspace(tmp_path / "demo", data=real_data, clock=lambda: NOW)
     _, decision = decided(ws, "gate_position")
     assert decision.action == "roll_back"
-    assert any("game_rounds: one unit has 49,854" in note for note in decision.notes)
+    assert any("game_rounds: one unit of gate_30 has 49,854" in note for note in decision.notes)
 
 
 def test_the_demo_never_deletes_a_folder_that_is_not_its_own(tmp_path):

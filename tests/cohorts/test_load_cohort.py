@@ -246,4 +246,4 @@ def test_the_player_with_49854_rounds_is_reported(real_data, gate_position):
     experiment = replace(gate_position, metrics=(*gate_position.metrics, rounds))
     cohort = xb.load_cohort(experiment, real_data / "cookie_cats" / "cookie_cats.parquet")
     (found,) = [check for check in cohort.checks if check.name == "outlier:game_rounds"]
-    assert "one unit has 49,854" in found.sentence
+    assert "one unit of gate_30 has 49,854" in found.sentence

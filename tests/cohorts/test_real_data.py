@@ -91,7 +91,7 @@ def test_cookie_cats_reports_the_player_with_49854_rounds(cookie_cats):
     cohort = xb.load_cohort(cats(*RETENTION, ROUNDS), cookie_cats)
     assert cohort.cells.metrics["rounds"].bins is not None
     assert cohort.cells.moments("rounds", "gate_30").high == 49_854
-    assert "one unit has 49,854" in check(cohort, "outlier:rounds").sentence
+    assert "one unit of gate_30 has 49,854" in check(cohort, "outlier:rounds").sentence
 
 
 @pytest.mark.parametrize("cap", [0.99, 0.999])

@@ -41,7 +41,7 @@ def size(container: Container) -> int:
     """Draws that are there, over all chains: while a run goes on, chains differ in length and are filled up with NaN."""
     posterior: Any = container.posterior
     values = np.asarray(posterior[next(iter(posterior.data_vars))], dtype=np.float64)
-    return int(np.isfinite(values.reshape(*values.shape[:2], -1)).all(axis=2).sum())
+    return int(np.isfinite(values).all(axis=tuple(range(2, values.ndim))).sum())
 
 
 def divergences(container: Container) -> int:
