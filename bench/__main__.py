@@ -1,18 +1,30 @@
-"""Run every benchmark and write its figures; `python -m bench cells` runs only that module."""
+"""Run every benchmark, and write its figures into results.json and the pages that quote them; `python -m bench cells` runs only that module."""
 
 from __future__ import annotations
 
 import json
+import math
 import platform
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import cells, engines, models, pooling, start_up
+from bench import accuracy, calibration, cells, document, engines, models, pooling, priors, segments, start_up, tails
 from bench.figure import Figure
 
 RESULTS = Path(__file__).with_name("results.json")
-MODULES = {"start_up": start_up, "cells": cells, "pooling": pooling, "models": models, "engines": engines}
+MODULES = {
+    "start_up": start_up,
+    "cells": cells,
+    "engines": engines,
+    "accuracy": accuracy,
+    "calibration": calibration,
+    "pooling": pooling,
+    "segments": segments,
+    "models": models,
+    "priors": priors,
+    "tails": tails,
+}
 
 
 def main(*names: str) -> None:
@@ -23,8 +35,11 @@ def main(*names: str) -> None:
     for name in names or MODULES:
         for figure in MODULES[name].figures():
             print(f"{figure.name}: {figure.value:.4g} {figure.unit} ({figure.compared_with})", flush=True)
-            if figure.kept:
+            if not math.isfinite(figure.value):
+                print(f"not kept: {figure.name} is no number", flush=True)
+            elif figure.kept:
                 _keep(figure)
+                document.main()
 
 
 def _keep(figure: Figure) -> None:

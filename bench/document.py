@@ -1,4 +1,7 @@
-"""Write the figures of results.json into docs/performance.md, behind the comment that names each."""
+"""Write the figures of results.json into README.md and docs/, behind the comment that names each.
+
+``<!-- cells_peak_mb_100m --> not yet measured`` becomes ``<!-- cells_peak_mb_100m --> 455 MB``. Words after the number stay, and so does a figure that was not measured yet.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,11 @@ import re
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "performance.md"
+RESULTS = HERE / "results.json"
+PAGES = (HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md")))
+UNMEASURED = "not yet measured"
 WORDS = {"seconds": " s", "MB": " MB"}
+FIGURE = re.compile(rf"<!-- (\w+) --> (?:{UNMEASURED}|(?:nan|-?\d[\d.,]*(?:e[+-]?\d+)?)(?: (?:s|MB|%)(?!\w))?)")
 
 
 def filled(text: str, results: dict[str, dict[str, object]]) -> str:
@@ -16,16 +22,25 @@ def filled(text: str, results: dict[str, dict[str, object]]) -> str:
 
     def value(found: re.Match[str]) -> str:
         name = found[1]
-        if name not in results:
-            return found[0]
-        return f"<!-- {name} --> {results[name]['value']:.3g}{WORDS.get(str(results[name]['unit']), '')} |"
+        return f"<!-- {name} --> {shown(results[name])}" if name in results else found[0]
 
-    return re.sub(r"<!-- (\w+) --> [^|]*\|", value, text)
+    return FIGURE.sub(value, text)
+
+
+def shown(result: dict[str, object]) -> str:
+    """A value with three digits and its unit; shares as percent with one decimal."""
+    value, unit = float(str(result["value"])), str(result["unit"])
+    return f"{100 * value:.1f} %" if unit == "share" else f"{value:.3g}{WORDS.get(unit, '')}"
 
 
 def main() -> None:
-    """Rewrite the page."""
-    PAGE.write_text(filled(PAGE.read_text(), json.loads((HERE / "results.json").read_text())))
+    """Rewrite the pages."""
+    results = json.loads(RESULTS.read_text())
+    for page in PAGES:
+        text = page.read_text()
+        new = filled(text, results)
+        if new != text:
+            page.write_text(new)
 
 
 if __name__ == "__main__":

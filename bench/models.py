@@ -79,6 +79,13 @@ def _cost() -> Iterator[Figure]:
             f"CPU of {FITS} calls of pm.sample on the same model with new numbers ({whole:.0f} s: the first {other['first']:.1f} s, {FITS - 1} times the median {other['later']:.1f} s of {THEIR_FITS - 1} more); ours {own['seconds']:.1f} s with {own['compile']:.1f} s to compile",
         )
     ours = runs[1]["ours"]
+    for name, run, state in (
+        ("pymc_compile_cpu_seconds_first_process", runs[0], "in a process on a new machine"),
+        ("pymc_compile_cpu_seconds", runs[1], "in a process that finds what compilers have kept on disk"),
+    ):
+        yield Figure(
+            name, float(run["ours"]["compile"]), "seconds", f"a later fit of the same shape, subtracted; {state}"
+        )
     yield Figure(
         "pymc_fit_cpu_seconds",
         float(ours["later"]),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import expnb as xb
@@ -24,6 +26,23 @@ import sys
 import expnb as xb
 exp = xb.open_workspace(sys.argv[1]).experiment("gate_position")
 print(xb.fit(exp, xb.load_cohort(exp, sys.argv[1] + "/cookie_cats.parquet")).summary())
+"""
+
+FROM_CELLS = """
+import pickle
+import sys
+import expnb as xb
+with open(sys.argv[1] + "/cells.pickle", "rb") as file:
+    exp, cells = pickle.load(file)
+print(xb.fit(exp, cells).effect("retention_7", "gate_40").p_improvement)
+"""
+
+FROM_WORKSPACE = """
+import sys
+import expnb as xb
+ws = xb.open_workspace(sys.argv[1])
+exp = ws.experiment("gate_position")
+print(xb.fit(exp, ws.load(exp)).effect("retention_7", "gate_40").p_improvement)
 """
 
 USUAL = """
@@ -43,10 +62,11 @@ print(effect.mean(), (effect > 0).mean())
 
 
 def figures() -> Iterator[Figure]:
-    """The figures of the first part."""
+    """All of them."""
     yield from import_figures()
     with tempfile.TemporaryDirectory() as folder:
         xb.demo.make_workspace(Path(folder) / "demo")
+        yield from posterior_figures(Path(folder) / "demo")
         yield from summary_figures(Path(folder))
 
 
@@ -60,6 +80,32 @@ def import_figures() -> Iterator[Figure]:
     yield Figure("import_seconds_over_python", ours - bare, "seconds", "a bare start of Python, median of 7 in turn")
     yield Figure(
         "import_ratio_to_pymc", (ours - bare) / (pymc - bare), "ratio", "what `import pymc` adds, median of 7 in turn"
+    )
+
+
+def posterior_figures(workspace: Path) -> Iterator[Figure]:
+    """From cells on disk to the first exact posterior, over a bare start of Python."""
+    ws = xb.open_workspace(workspace)
+    experiment = ws.experiment("gate_position")
+    goal = replace(experiment, metrics=(experiment.goal,))
+    cells = ws.load(experiment).cells  # the workspace keeps them from here on
+    (workspace / "cells.pickle").write_bytes(pickle.dumps((goal, cells)))
+    times: dict[str, list[float]] = {code: [] for code in (PYTHON_START, FROM_CELLS, FROM_WORKSPACE)}
+    for _ in range(RUNS):
+        for code, seconds in times.items():
+            seconds.append(timed(code, workspace))
+    bare, from_cells, from_workspace = (statistics.median(seconds) for seconds in times.values())
+    yield Figure(
+        "first_posterior_seconds_over_python",
+        from_cells - bare,
+        "seconds",
+        "a bare start of Python; a fresh process that unpickles an experiment and its cells and states the posterior of one conversion, wall, median of 7 in turn",
+    )
+    yield Figure(
+        "first_posterior_from_workspace_seconds_over_python",
+        from_workspace - bare,
+        "seconds",
+        "a bare start of Python; a fresh process that opens a workspace whose cells are cached, loads them and states the posteriors of two conversions, wall, median of 7 in turn",
     )
 
 

@@ -430,8 +430,8 @@ def test_probability_falls_with_the_cut_and_both_effects_agree_on_the_sign(
     arms = rates((*first, *second))
     cuts = np.linspace(-0.9, 0.9, 19)
     found = relative_effect(*arms, prior, cuts)
-    assert (np.diff(found.p_above[0]) <= 1e-12).all()
-    assert found.p_above[0, 9] == pytest.approx(prob_best(arms, prior, largest=True)[0, 1], abs=1e-9)
+    assert (np.diff(found.p_above[0]) <= 1e-6).all()
+    assert found.p_above[0, 9] == pytest.approx(prob_best(arms, prior, largest=True)[0, 1], abs=2e-7)
     assert found.p_above[0, 9] == pytest.approx(absolute_effect(*arms, prior, np.zeros(1)).p_above[0, 0], abs=2e-7)
 
 

@@ -6,7 +6,7 @@ from scipy import stats
 
 from expnb.posterior import lattice
 from expnb.posterior.arms import Binomial, NormalMean, Poisson, StudentMean
-from expnb.posterior.exact import absolute_effect, prob_best, relative_effect
+from expnb.posterior.exact import absolute_effect, both_effects, prob_best, relative_effect
 from expnb.posterior.mixture import shrink
 from expnb.spec.prior import Prior
 
@@ -124,8 +124,10 @@ def test_the_absolute_effect_holds_the_same_point(case):
     absolute = absolute_effect(*arms, prior, CUTS)
     assert absolute.null == pytest.approx(relative.null, abs=1e-9)
     assert absolute.p_above[0, 0] == pytest.approx(relative.p_above[0, 0], abs=1e-7)
-    given = absolute_effect(*arms, prior, CUTS, null=relative.null)
-    assert given.mean == pytest.approx(absolute.mean, rel=1e-9)
+    both = both_effects(*arms, prior, CUTS, CUTS)
+    for together, alone in zip(both, (relative, absolute), strict=True):
+        assert together.mean == pytest.approx(alone.mean, rel=1e-12)
+        assert together.null == pytest.approx(alone.null, abs=1e-12)
 
 
 def test_a_point_of_95_percent_is_the_whole_interval():

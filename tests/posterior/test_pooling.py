@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from bench.segments import EVEN_BAND, FEW, all_arms, ranks, uneven
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -133,6 +134,48 @@ def test_without_differences_all_segments_are_the_closed_form_of_one_effect():
     assert pooled.segments.hdi_high - pooled.segments.hdi_low == pytest.approx(np.full(3, 2 * 1.96 * sd), rel=0.01)
 
 
+def test_segments_of_a_hundred_million_units_that_hardly_differ_are_pooled():
+    """Normal likelihoods far narrower than both priors: a sum over tau in closed form."""
+    se = np.full(10, 1e-4)
+    treated = 1.01 + np.array([4.0, 11.2, -6.6, 1.4, -3.1, 12.0, 4.2, -0.4, -7.3, 0.1]) * 1e-5
+    pooled = pool(*means(np.ones(10), se, treated, se), Prior(), ZERO, margin=MARGIN)
+    tau = np.linspace(0, 1e-3, 2001)[:, None]
+    precision = 1 / (1e-8 * (1 + treated**-2.0) + tau**2)
+    middle = (precision * np.log(treated)).sum(axis=1) / precision.sum(axis=1)
+    log_f = 0.5 * np.log(precision).sum(axis=1) - 0.5 * np.log(precision.sum(axis=1))
+    log_f -= 0.5 * (precision * (np.log(treated) - middle[:, None]) ** 2).sum(axis=1)
+    weight = np.exp(log_f - log_f.max())
+    weight[0] *= 0.5
+    weight /= weight.sum()
+    assert pooled.effect.mean[0] == pytest.approx(np.expm1(weight @ middle), abs=1e-7)
+    assert pooled.tau_mean == pytest.approx(float(weight @ tau[:, 0]), rel=2e-3)
+    assert pooled.p_all_improve == pytest.approx(1.0, abs=1e-7)
+
+
+def test_segments_that_contradict_each_other_are_pooled():
+    """Far from its data the likelihood of a precise segment is rounding error."""
+    control, treatment = arms(
+        [626, 1340, 572, 672, 922, 1976, 2487, 371],
+        [2141, 1580, 3919, 3545, 1006, 4025, 3751, 553],
+        [515, 863, 259, 442, 3992, 1146, 863, 1798],
+        [1686, 1046, 1841, 2443, 4200, 2447, 1331, 2725],
+    )
+    pooled = pool(control, treatment, Prior(), ZERO)
+    data, prior = evidence(control, treatment), Prior()
+    d, mu = np.linspace(-0.45, 0.45, 1801), np.linspace(-0.4, 0.4, 801)
+    values = np.stack([data.log_likelihood(np.array([s]), (d - data.centre[s])[None])[0] for s in range(8)])
+    values = np.exp(values - values.max(axis=1, keepdims=True))
+    log_f, means = [], []
+    for tau, weight in zip(*panels(np.array([0.0, 0.22]), 40), strict=True):
+        kernel = np.exp(-0.5 * ((d - mu[:, None]) / tau) ** 2).T / tau
+        whole = np.maximum(values @ kernel, 1e-300)
+        log_f.append(np.log(whole).sum(axis=0) + log_t(prior, mu) - 0.5 * (tau / prior.scale) ** 2 + np.log(weight))
+        means.append((values * np.expm1(d)) @ kernel / whole)
+    share = np.exp(np.array(log_f) - np.max(log_f))
+    expected = (share[:, None] * np.array(means)).sum(axis=(0, 2)) / share.sum()
+    assert pooled.segments.mean == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_learnt_prior_of_one_component_is_that_student_t_and_nulls_pull_to_no_effect():
     pair = arms([200, 30], [2000, 300], [260, 36], [2000, 300])
     learnt = {"family": "learnt", "scales": (0.03,), "weights": (1.0,)}
@@ -235,6 +278,24 @@ def test_without_differences_no_segment_looks_significant():
         unpooled += bool(((alone > 0.975) | (alone < 0.025)).any())
     assert pooled <= 1
     assert unpooled >= 12
+
+
+def test_the_truth_is_as_likely_at_any_rank():
+    """As `python -m bench.segments` does for docs/segments.md, with fewer experiments."""
+    found = np.stack([ranks(seed) for seed in range(150)])
+    for rank in (found[:, 0], found[:, FEW]):  # the first segment and the pooled effect
+        assert uneven(rank) < EVEN_BAND / np.sqrt(len(rank))
+    for held, share in ((found[:, FEW + 1], 0.95), (found[:, FEW + 2 :].mean(axis=1), 0.95)):
+        assert np.mean(held) == pytest.approx(share, abs=0.07)  # 4 standard errors of 150 trials
+
+
+def test_the_yardstick_of_all_arms_agrees_where_there_is_one_treatment_and_much_data():
+    draw = np.random.default_rng(9)
+    control, treatment = drawn(draw, 0.05 + 0.03 * draw.standard_normal(6), (50_000, 90_000))
+    share, mean, _ = all_arms([control, treatment])
+    pooled = pool(control, treatment, Prior("normal", 0.03 * np.sqrt(2)), ZERO, tau_scale=0.03)
+    expected = np.append(pooled.segments.mean, pooled.effect.mean)
+    assert np.expm1(share @ mean[:, 0]) == pytest.approx(expected, abs=5e-4)
 
 
 @pytest.mark.slow

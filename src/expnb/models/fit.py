@@ -31,7 +31,7 @@ from expnb.posterior.fit import (
 from expnb.posterior.pooling import Pooled
 from expnb.posterior.posterior import Posterior
 from expnb.posterior.segments import pool_segments
-from expnb.posterior.table import Table
+from expnb.posterior.table import HARM, Table
 from expnb.posterior.two_scales import evidence
 from expnb.spec.experiment import Experiment
 from expnb.spec.metric import Metric
@@ -264,7 +264,8 @@ def _sampled(
             ratio[ratio > -1.0], cuts
         )  # without a prior a mean may be below 0; a ratio of such has no meaning
         judged = ratio if table.on_relative_scale[row] else difference
-    made = Quantities(relative, absolute, relative, absolute)
+    on_scale = relative if relative is not None and table.on_relative_scale[row] else absolute
+    made = Quantities(relative, absolute, on_scale.p_above[:, HARM])
     effect = assemble(pair, made, 0, None if best is None else float(best.mean()), asked.prior, "pymc")
     place = f"{pair.variant}, {pair.segment}"
     gaps = _gap(f"P(improvement) of {place}", (sign * judged > 0).astype(float), exact.p_improvement)

@@ -149,7 +149,7 @@ def _shares(
 
     With `points`, the probability of each arm to equal control, shape (row, 1) each, an arm that does is beaten by all that count.
     """
-    lower = [arm.running().reshape(arm.x.shape) for arm in arms]
+    lower = [arm.ladder()[1].reshape(arm.x.shape) for arm in arms]
     beaten = lower if largest else [1.0 - below for below in lower]
     if points:
         beaten = [own[..., None] + (1.0 - own[..., None]) * part for part, own in zip(beaten, points, strict=True)]

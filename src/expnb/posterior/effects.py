@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,8 +11,8 @@ from expnb.posterior import frequentist
 from expnb.posterior.arms import Arm, BoolArray, FloatArray, IntArray
 from expnb.posterior.comparison import Comparison
 from expnb.posterior.effect import Density, Effect
-from expnb.posterior.exact import Quantity, absolute_effect, prob_best, relative_effect
-from expnb.posterior.table import FEW_UNITS, RATIO, STUDENT, Table
+from expnb.posterior.exact import Quantity, absolute_effect, both_effects, prob_best, relative_effect
+from expnb.posterior.table import FEW_UNITS, HARM, RATIO, STUDENT, Table
 from expnb.spec.prior import FLAT, Prior
 
 DISAGREEMENT_SD = 3.0
@@ -22,16 +22,26 @@ Figures = Mapping[str, FloatArray]
 
 @dataclass(frozen=True, slots=True)
 class Quantities:
-    """Posteriors of many comparisons: stated and without a prior, relative (where it exists) and absolute."""
+    """Posteriors of many comparisons.
+
+    Parameters
+    ----------
+    relative : Quantity, optional
+        Where a relative effect exists.
+    absolute : Quantity
+    above_harm : ndarray, shape (row,)
+        P(effect > the one that is harm) without a prior, 0-1, on the scale that holds.
+    """
 
     relative: Quantity | None
     absolute: Quantity
-    flat_relative: Quantity | None
-    flat_absolute: Quantity
+    above_harm: FloatArray
 
     def row(self, row: int) -> Quantities:
         """Those of one comparison."""
-        return Quantities(*(_row(getattr(self, field.name), row) for field in fields(self)))  # type: ignore[arg-type]  # absolute ones are never None
+        some = np.array([row])
+        relative = None if self.relative is None else self.relative.take(some)
+        return Quantities(relative, self.absolute.take(some), self.above_harm[some])
 
 
 def exact_effects(pairs: Sequence[Comparison], priors: Sequence[Prior]) -> list[Effect]:
@@ -147,27 +157,33 @@ def _only(effects: Sequence[Effect | None]) -> Effect:
 
 
 def alike(table: Table, priors: Sequence[Prior]) -> list[IntArray]:
-    """Rows with the same likelihood and prior."""
-    places: dict[tuple[object, ...], list[int]] = {}
-    keys = zip(table.family.tolist(), table.relative.tolist(), priors, table.known.tolist(), strict=True)
-    for row, (family, relative, prior, known) in enumerate(keys):
-        if known:
-            places.setdefault((family, relative, prior), []).append(row)
-    return [np.array(rows, dtype=np.intp) for rows in places.values()]
+    """Rows with the same likelihood, scale and prior."""
+    numbers: dict[int, int] = {}
+    for prior in priors:
+        numbers.setdefault(id(prior), len(numbers))
+    stated = np.array([numbers[id(prior)] for prior in priors], dtype=np.intp)
+    key = ((stated * 2 + table.relative) * 2 + table.on_relative_scale) * (
+        table.family.max(initial=0) + 1
+    ) + table.family
+    rows = np.flatnonzero(table.known)
+    return [rows[key[rows] == one] for one in sorted(set(key[rows].tolist()))]
 
 
 def quantities(table: Table, rows: IntArray, prior: Prior, *, chart: bool = True) -> Quantities:
     """Posteriors of rows that are alike; `chart` says whether densities are wanted too."""
     control, treatment = table.arms(rows, int(table.family[rows[0]]))
-    cuts = table.cuts[rows]
-    flat_relative = relative_effect(control, treatment, FLAT, cuts, chart=chart) if table.relative[rows[0]] else None
-    flat_absolute = absolute_effect(control, treatment, FLAT, cuts, chart=chart)
+    cuts, none = table.cuts[rows], np.zeros(1)
+    has_relative, on_relative = bool(table.relative[rows[0]]), bool(table.on_relative_scale[rows[0]])
+    if has_relative:
+        own = (cuts, none) if on_relative else (none, cuts)
+        relative, absolute = both_effects(control, treatment, prior, *own, chart=chart)
+    else:
+        relative, absolute = None, absolute_effect(control, treatment, prior, cuts, chart=chart)
+    judged = relative if relative is not None and on_relative else absolute
     if prior.family == "flat":
-        return Quantities(flat_relative, flat_absolute, flat_relative, flat_absolute)
-    relative = relative_effect(control, treatment, prior, cuts, chart=chart)
-    null = relative.null if prior.null_share else None
-    absolute = absolute_effect(control, treatment, prior, cuts, chart=chart, null=null)
-    return Quantities(relative, absolute, flat_relative, flat_absolute)
+        return Quantities(relative, absolute, judged.p_above[:, HARM])
+    verb = relative_effect if on_relative else absolute_effect
+    return Quantities(relative, absolute, verb(control, treatment, FLAT, cuts[:, [HARM]], chart=False).p_above[:, 0])
 
 
 def share_of_best(table: Table, priors: Sequence[Prior]) -> FloatArray:
@@ -220,10 +236,9 @@ def facts_of(table: Table) -> dict[str, FloatArray]:
 def figures_of(table: Table, rows: IntArray, made: Quantities, best: FloatArray, prior: Prior) -> Figures:
     """Posterior figures of some rows."""
     none, relative = np.full(len(rows), np.nan), made.relative
-    on_relative = table.on_relative_scale[rows] if relative is not None else np.zeros(len(rows), dtype=np.bool_)
     null = np.zeros(len(rows)) if made.absolute.null is None else made.absolute.null
-    stated = probabilities(table, rows, _judged(made.relative, made.absolute, on_relative), null)
-    flat = probabilities(table, rows, _judged(made.flat_relative, made.flat_absolute, on_relative), np.zeros(len(rows)))
+    judged = relative if relative is not None and table.on_relative_scale[rows[0]] else made.absolute
+    stated = probabilities(table, rows, judged.p_above, null)
     up, learnt = table.sign[rows] > 0, prior.family == "learnt"
     factor = None if relative is None else relative.log_factor
     return {
@@ -232,7 +247,9 @@ def figures_of(table: Table, rows: IntArray, made: Quantities, best: FloatArray,
         "p_null": null if learnt and made.absolute.null is not None else none,
         "works": np.full(len(rows), (1 - prior.null_share) / 2) if learnt else none,
         "log_bayes_factor": none if factor is None or prior.family == "flat" else factor,
-        "p_harm_flat": flat["p_harm"],
+        "p_harm_flat": np.where(
+            np.isnan(table.margin[rows]), np.nan, np.where(up, 1.0 - made.above_harm, made.above_harm)
+        ),
         "effect_abs_post": made.absolute.mean,
         "hdi_abs_low": made.absolute.hdi_low,
         "hdi_abs_high": made.absolute.hdi_high,
@@ -242,11 +259,6 @@ def figures_of(table: Table, rows: IntArray, made: Quantities, best: FloatArray,
         "expected_loss_abs": loss_of(made.absolute, up),
         "expected_loss_rel": none if relative is None else loss_of(relative, up),
     }
-
-
-def _judged(relative: Quantity | None, absolute: Quantity, on_relative: BoolArray) -> FloatArray:
-    """Probabilities to lie above the cuts, on the scale that holds in each row."""
-    return absolute.p_above if relative is None else np.where(on_relative[:, None], relative.p_above, absolute.p_above)
 
 
 def probabilities(table: Table, rows: IntArray, above: FloatArray, null: FloatArray) -> Figures:
@@ -356,7 +368,3 @@ def _fill(
 def _optional(values: FloatArray) -> list[float | None]:
     """Floats, None for NaN."""
     return [None if value != value else value for value in values.tolist()]  # noqa: PLR0124 - true of NaN alone
-
-
-def _row(quantity: Quantity | None, row: int) -> Quantity | None:
-    return None if quantity is None else quantity.take(np.array([row]))

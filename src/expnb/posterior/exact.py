@@ -1,25 +1,30 @@
 """Exact posteriors of effects, many comparisons at once: no sampling, no randomness.
 
-The density of an effect is computed at the nodes of panels that follow its shape (`grid`), from likelihoods whose nuisance mean is integrated out (`ratio`, `difference`); what is stated are integrals of that density (`quantity`).
-Large samples without a prior on the effect need no nodes: their figures follow from cumulants (`smooth`). With one, their absolute effects follow from the relative ones (`rescaled`).
+Three ways lead to the same figures, and each row takes the first that serves it. Large samples without a prior on the effect need no density: their figures follow from cumulants (`smooth`). From a few conversions on, the
+density stands on one even grid per row (`sampled`), and under a prior the absolute effect follows from the relative one (`rescaled`). What is left follows its density with panels (`grid`), from likelihoods whose nuisance mean is
+integrated out (`ratio`, `difference`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 
 from expnb.errors import PosteriorError
-from expnb.posterior import point, rescaled, smooth
+from expnb.posterior import point, rescaled, sampled, smooth
 from expnb.posterior.arms import Arm, Binomial, BoolArray, FloatArray, IntArray, NormalMean
 from expnb.posterior.best import share_best
 from expnb.posterior.quantity import Quantity, collect, of_difference, of_log_ratio
-from expnb.posterior.routes import difference, log_ratio, mixed_kinds
+from expnb.posterior.routes import difference, log_masses, log_ratio, mixed_kinds
+from expnb.posterior.sampled import Curve
 from expnb.spec.prior import Prior
 
 __all__ = ["Arm", "Binomial", "NormalMean", "Quantity", "absolute_effect", "prob_best", "relative_effect"]
+
+Parts: TypeAlias = list[tuple[IntArray, Quantity]]
 
 _CHUNK = 1024  # rows at a time, so that their nodes stay in the processor's cache
 
@@ -52,27 +57,21 @@ def relative_effect(control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray
     .. [1] Hinkley (1969), On the ratio of two correlated normal random variables.
     .. [2] Stenger (1993), Numerical methods based on sinc and analytic functions.
     """
+    if prior.family != "flat":
+        return _under_prior(control, treatment, prior, cuts, None, chart=chart)[0]
     cuts = _checked(control, treatment, cuts)
 
     def parts() -> Iterator[tuple[IntArray, Quantity]]:
         left = np.ones(len(control), dtype=np.bool_)
-        for rows, found in smooth.served(control, treatment, smooth.log_ratio) if prior.family == "flat" else ():
+        for rows, found in smooth.served(control, treatment, smooth.log_ratio):
             left[rows] = False
             for some in _chunks(np.arange(len(rows))):
                 own = _of_rows(cuts, rows[some])
                 yield rows[some], smooth.of_log_ratio(found[:, some], own, chart=chart)
-        for rows in _chunks(np.flatnonzero(left)):
-            route = log_ratio(control.take(rows), treatment.take(rows), prior)
-            for where, these in route.batches:
-                own, centre = _of_rows(cuts, rows[where]), route.centre[where]
-                part = of_log_ratio(these, centre, route.moment[where], own, chart=chart)
-                if route.log_at_null is not None:
-                    factor = point.log_bayes_factor(prior, these.log_mass, route.log_at_null[where])
-                    part = replace(part, log_factor=factor)
-                if part.log_factor is not None and prior.null_share:
-                    null = point.null_probability(prior, part.log_factor)
-                    part = point.with_point(part, these, centre, null, own, log_scale=True)
-                yield rows[where], part
+        for rows, curve in sampled.curves(control, treatment, prior, left, log_scale=True):
+            left[rows] = False
+            yield rows, sampled.effects(curve, _of_rows(cuts, rows), log_scale=True, chart=chart)
+        yield from _ratio_on_panels(control, treatment, prior, cuts, left, chart=chart)
 
     return collect(len(control), cuts.shape[-1], parts(), chart=chart)
 
@@ -84,7 +83,6 @@ def absolute_effect(
     cuts: FloatArray,
     *,
     chart: bool = True,
-    null: FloatArray | None = None,
 ) -> Quantity:
     """Posterior of ``effect_abs = mean_t - mean_c``, under the same joint posterior as `relative_effect`.
 
@@ -98,8 +96,6 @@ def absolute_effect(
         Metric unit.
     chart : bool
         Whether densities for charts are wanted too.
-    null : ndarray, shape (row,), optional
-        ``relative_effect(...).null``, where it is known already and the prior has a point at no effect.
 
     Raises
     ------
@@ -110,51 +106,119 @@ def absolute_effect(
     ----------
     .. [1] Stenger (1993), Numerical methods based on sinc and analytic functions.
     """
+    if prior.family != "flat":
+        return _under_prior(control, treatment, prior, None, cuts, chart=chart)[1]
     cuts = _checked(control, treatment, cuts)
-    null = _null(control, treatment, prior) if null is None else null
 
     def parts() -> Iterator[tuple[IntArray, Quantity]]:
         left = np.ones(len(control), dtype=np.bool_)
-        for rows, found in smooth.served(control, treatment, smooth.difference) if prior.family == "flat" else ():
+        for rows, found in smooth.served(control, treatment, smooth.difference):
             left[rows] = False
             for some in _chunks(np.arange(len(rows))):
                 own = _of_rows(cuts, rows[some])
                 yield rows[some], smooth.of_difference(found[:, some], own, chart=chart)
-        if null is None:
-            for rows, part in _rescaled(control, treatment, prior, cuts, left, chart=chart):
-                left[rows] = False
-                yield rows, part
+        for rows, curve in sampled.curves(control, treatment, prior, left, log_scale=False):
+            left[rows] = False
+            yield rows, sampled.effects(curve, _of_rows(cuts, rows), log_scale=False, chart=chart)
         for rows in _chunks(np.flatnonzero(left)):
             route = difference(control.take(rows), treatment.take(rows), prior)
             for where, these in route.batches:
                 own = _of_rows(cuts, rows[where])
-                part, centre = of_difference(these, route.centre[where], own, chart=chart), route.centre[where]
-                if null is not None:
-                    part = point.with_point(part, these, centre, null[rows[where]], own, log_scale=False)
-                yield rows[where], part
+                yield rows[where], of_difference(these, route.centre[where], own, chart=chart)
 
     return collect(len(control), cuts.shape[-1], parts(), chart=chart)
 
 
-def _null(control: Arm, treatment: Arm, prior: Prior) -> FloatArray | None:
-    """Posterior probability of exactly no effect; None where the prior has no such point."""
-    return relative_effect(control, treatment, prior, np.zeros(1), chart=False).null if prior.null_share else None
+def both_effects(
+    control: Arm,
+    treatment: Arm,
+    prior: Prior,
+    relative_cuts: FloatArray,
+    absolute_cuts: FloatArray,
+    *,
+    chart: bool = True,
+) -> tuple[Quantity, Quantity]:
+    """`relative_effect` and `absolute_effect`, each with its own cuts, for less than the price of both."""
+    if prior.family != "flat":
+        return _under_prior(control, treatment, prior, relative_cuts, absolute_cuts, chart=chart)
+    relative = relative_effect(control, treatment, prior, relative_cuts, chart=chart)
+    return relative, absolute_effect(control, treatment, prior, absolute_cuts, chart=chart)
 
 
-def _rescaled(
+def _under_prior(
+    control: Arm,
+    treatment: Arm,
+    prior: Prior,
+    relative_cuts: FloatArray | None,
+    absolute_cuts: FloatArray | None,
+    *,
+    chart: bool,
+) -> tuple[Quantity, Quantity]:
+    """Both effects; the one without cuts is empty."""
+    wanted = relative_cuts is not None or prior.null_share > 0, absolute_cuts is not None
+    cuts = [_checked(control, treatment, np.zeros(1) if own is None else own) for own in (relative_cuts, absolute_cuts)]
+    left = [np.full(len(control), each) for each in wanted]
+    parts: tuple[Parts, Parts] = ([], [])
+    null = np.zeros(len(control))
+    for rows, curve in sampled.curves(control, treatment, prior, np.ones(len(control), dtype=np.bool_), log_scale=True):
+        own = control.take(rows), treatment.take(rows)
+        given = None
+        if wanted[0]:
+            given = _ratio_on_curve(*own, prior, curve, _of_rows(cuts[0], rows), chart=chart)
+            null[rows] = 0.0 if given.null is None else given.null
+            parts[0].append((rows, given))
+            left[0][rows] = False
+        if wanted[1]:
+            part, ok = rescaled.of_curve(*own, curve, given, _of_rows(cuts[1], rows), chart=chart)
+            good = np.flatnonzero(ok)
+            parts[1].append((rows[good], part.take(good)))
+            left[1][rows[good]] = False
+    for rows, part in _ratio_on_panels(control, treatment, prior, cuts[0], left[0], chart=chart):
+        null[rows] = 0.0 if part.null is None else part.null
+        parts[0].append((rows, part))
+    for rows in _chunks(np.flatnonzero(left[1])):
+        route = difference(control.take(rows), treatment.take(rows), prior)
+        for where, these in route.batches:
+            at, centre = _of_rows(cuts[1], rows[where]), route.centre[where]
+            part = of_difference(these, centre, at, chart=chart)
+            if prior.null_share:
+                part = point.with_point(part, these, centre, null[rows[where]], at, log_scale=False)
+            parts[1].append((rows[where], part))
+    relative, absolute = (
+        collect(len(control), own.shape[-1], each, chart=chart) for own, each in zip(cuts, parts, strict=True)
+    )
+    return relative, absolute
+
+
+def _ratio_on_curve(
+    control: Arm, treatment: Arm, prior: Prior, curve: Curve, cuts: FloatArray, *, chart: bool
+) -> Quantity:
+    """Relative effects of rows that stand on an even grid."""
+    part = sampled.effects(curve, cuts, log_scale=True, chart=chart)
+    factor = point.log_bayes_factor(prior, *log_masses(control, treatment, prior, curve))
+    part = replace(part, log_factor=factor)
+    if prior.null_share:
+        null = point.null_probability(prior, factor)
+        part = point.with_point(part, curve, np.zeros(len(null)), null, cuts, log_scale=True)
+    return part
+
+
+def _ratio_on_panels(
     control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray, left: BoolArray, *, chart: bool
 ) -> Iterator[tuple[IntArray, Quantity]]:
-    """Absolute effects that follow from the relative ones, as far as they do and are `left`."""
-    flat = prior.family == "flat"
-    for rows in _chunks(np.flatnonzero(left & rescaled.served(control, treatment))):
-        own_control, own_treatment = control.take(rows), treatment.take(rows)
-        route = log_ratio(own_control, own_treatment, prior)
+    """Relative effects of the rows that are `left`."""
+    for rows in _chunks(np.flatnonzero(left)):
+        route = log_ratio(control.take(rows), treatment.take(rows), prior)
         for where, these in route.batches:
-            own = _of_rows(cuts, rows[where])
-            part, good = rescaled.of_panels(
-                own_control, own_treatment, where, these, route.centre[where], own, flat=flat, chart=chart
-            )
-            yield rows[where[good]], part.take(np.flatnonzero(good))
+            own, centre = _of_rows(cuts, rows[where]), route.centre[where]
+            part = of_log_ratio(these, centre, route.moment[where], own, chart=chart)
+            if route.log_at_null is not None:
+                factor = point.log_bayes_factor(prior, these.log_mass, route.log_at_null[where])
+                part = replace(part, log_factor=factor)
+            if part.log_factor is not None and prior.null_share:
+                null = point.null_probability(prior, part.log_factor)
+                part = point.with_point(part, these, centre, null, own, log_scale=True)
+            yield rows[where], part
 
 
 def prob_best(arms: Sequence[Arm], prior: Prior, *, largest: bool) -> FloatArray:

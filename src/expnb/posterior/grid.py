@@ -92,10 +92,10 @@ class Panels:
         """Integral over each panel of `values` times the density, shape (row, panel)."""
         return ((values * self.density) @ _W) * self.half
 
-    def running(self) -> FloatArray:
-        """Mass below each node, shape (row, panel * NODES)."""
+    def ladder(self) -> tuple[FloatArray, FloatArray]:
+        """Nodes and the mass below each, both of shape (row, panel * NODES)."""
         inside = (self.density @ _TO_RUNNING) * self.half[..., None]
-        return (self.below[:, :-1, None] + inside).reshape(len(self.x), -1)
+        return self.x.reshape(len(self.x), -1), (self.below[:, :-1, None] + inside).reshape(len(self.x), -1)
 
     def take(self, rows: IntArray) -> Panels:
         """The densities of `rows` only."""

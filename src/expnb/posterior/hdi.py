@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Protocol, Self
+
 import numpy as np
 
 from expnb.posterior.arms import BoolArray, FloatArray, IntArray
-from expnb.posterior.grid import Panels
 
 PROB = 0.95
 _STARTS = np.linspace(0.0, 1.0 - PROB, 17)  # mass left of the interval
@@ -16,7 +17,24 @@ _SMALL = 1e-13
 _STEP = 1e-6  # mass; nearer to the edge a polynomial no longer tells heights apart
 
 
-def shortest_interval(these: Panels, *, log_scale: bool) -> tuple[FloatArray, FloatArray]:
+class Densities(Protocol):
+    """One density per row, whatever holds it."""
+
+    @property
+    def breaks(self) -> FloatArray:
+        """Rising, shape (row, any); the first and the last hold the density between them."""
+
+    def ladder(self) -> tuple[FloatArray, FloatArray]:
+        """Rising points, closer than the density bends, and the mass below each; both of shape (row, point)."""
+
+    def at(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Mass below x and density at x, for x of shape (row, any)."""
+
+    def take(self, rows: IntArray) -> Self:
+        """The densities of `rows` only."""
+
+
+def shortest_interval(these: Densities, *, log_scale: bool) -> tuple[FloatArray, FloatArray]:
     """Ends, each of shape (row,), of the shortest interval that holds 95 % of each density.
 
     For a density with one peak this is the highest density interval. Where the density falls from its very edge on, the interval starts at that edge; where it has two peaks, the interval covers both when that is
@@ -24,7 +42,7 @@ def shortest_interval(these: Panels, *, log_scale: bool) -> tuple[FloatArray, Fl
 
     Parameters
     ----------
-    these : Panels
+    these : Densities
         Densities of x.
     log_scale : bool
         Whether length is counted in ``exp(x)`` instead of x: the interval of ``exp(x)`` is not the transformed interval of x.
@@ -47,7 +65,7 @@ def shortest_interval(these: Panels, *, log_scale: bool) -> tuple[FloatArray, Fl
     return low, high
 
 
-def _one_sided(these: Panels, start: IntArray, slope: float) -> tuple[BoolArray, BoolArray]:
+def _one_sided(these: Densities, start: IntArray, slope: float) -> tuple[BoolArray, BoolArray]:
     """Rows whose interval begins, or ends, at the edge of the density: a step away from it already makes the interval longer."""
     low, high = np.zeros(len(start), dtype=bool), np.zeros(len(start), dtype=bool)
     for side, last, prob in ((low, 0, _STEP), (high, len(_STARTS) - 1, 1.0 - PROB - _STEP)):
@@ -59,13 +77,13 @@ def _one_sided(these: Panels, start: IntArray, slope: float) -> tuple[BoolArray,
     return low, high
 
 
-def _log_height(these: Panels, x: FloatArray, slope: float) -> FloatArray:
+def _log_height(these: Densities, x: FloatArray, slope: float) -> FloatArray:
     """Log density of what length is counted in."""
     height: FloatArray = np.log(np.maximum(these.at(x)[1], 1e-300)) - slope * x
     return height
 
 
-def _best_start(these: Panels, *, log_scale: bool) -> tuple[FloatArray, FloatArray, IntArray]:
+def _best_start(these: Densities, *, log_scale: bool) -> tuple[FloatArray, FloatArray, IntArray]:
     """Shortest of a few candidate intervals, and which one it was."""
     low = _rough_quantile(these, _STARTS)
     high = _rough_quantile(these, _STARTS + PROB)
@@ -75,9 +93,9 @@ def _best_start(these: Panels, *, log_scale: bool) -> tuple[FloatArray, FloatArr
     return low[row, best], high[row, best], best
 
 
-def _rough_quantile(these: Panels, prob: FloatArray) -> FloatArray:
+def _rough_quantile(these: Densities, prob: FloatArray) -> FloatArray:
     """Quantiles by straight lines between nodes, shape (row, len(prob))."""
-    running, x = these.running(), these.x.reshape(len(these.x), -1)
+    x, running = these.ladder()
     offset = 2.0 * np.arange(len(x))[:, None]  # rows one after the other make one rising sequence
     ladder = np.maximum.accumulate(np.clip(running, 0.0, 1.0) + offset, axis=1)
     right = np.searchsorted(ladder.ravel(), prob + offset).reshape(len(x), -1) - len(x[0]) * np.arange(len(x))[:, None]
@@ -90,7 +108,7 @@ def _rough_quantile(these: Panels, prob: FloatArray) -> FloatArray:
 
 
 def newton(
-    these: Panels, low: FloatArray, high: FloatArray, prob: FloatArray, slope: float
+    these: Densities, low: FloatArray, high: FloatArray, prob: FloatArray, slope: float
 ) -> tuple[FloatArray, FloatArray, BoolArray]:
     """Solve mass = `prob`, shape (row,), and equal density at both ends; also says which rows got there."""
     low, high, done = low.copy(), high.copy(), np.zeros(len(low), dtype=bool)
@@ -117,7 +135,7 @@ def newton(
     return low, high, done
 
 
-def _bisect(these: Panels, start: IntArray, slope: float) -> tuple[FloatArray, FloatArray]:
+def _bisect(these: Densities, start: IntArray, slope: float) -> tuple[FloatArray, FloatArray]:
     """The slow sure way, between the candidates next to the best one."""
     left = _STARTS[np.maximum(start - 1, 0)]
     right = _STARTS[np.minimum(start + 1, len(_STARTS) - 1)]
@@ -130,7 +148,7 @@ def _bisect(these: Panels, start: IntArray, slope: float) -> tuple[FloatArray, F
     return _quantile(these, left), _quantile(these, left + PROB)
 
 
-def _quantile(these: Panels, prob: FloatArray) -> FloatArray:
+def _quantile(these: Densities, prob: FloatArray) -> FloatArray:
     """Quantile of each row, shape (row,), by Newton steps kept inside a shrinking bracket."""
     left, right = these.breaks[:, 0].copy(), these.breaks[:, -1].copy()
     x = 0.5 * (left + right)

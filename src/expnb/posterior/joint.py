@@ -86,19 +86,21 @@ def _attempt(data: Evidence, prior: Prior, tau_scale: float, tuning: Tuning) -> 
     place = np.arange(-FADE, int(inside.max()) + FADE + 1, dtype=np.float64)
     mu = grid.low[:, None] + place * grid.step[:, None]
     whole = (place >= 0) & (place <= inside[:, None])
-    asked = place <= inside[:, None] + FADE
-    node, point = np.nonzero(asked)
+    node, point = np.nonzero(whole)
     bells, stretch = as_bells(data, grid)
     log_l = np.zeros((len(data), *mu.shape))
     for group in bells:
         log_l[group.rows[:, None], node, point] = group.blurred(mu[node, point], grid.tau[node])
+    # Outside only smoothness counts. No slope goes on there: far from a segment's data it may be noise.
+    nearest = np.clip(place, 0, inside[:, None]).astype(int) + FADE
+    log_l = np.take_along_axis(log_l, nearest[None], axis=2)
     log_f = log_l.sum(axis=0) + log_prior_of_mu(prior, mu) + grid.log_weight[:, None]
     inner = np.where(whole, log_f, -np.inf)
     best = np.unravel_index(np.argmax(inner), inner.shape)
     top = inner[best]
     density = np.exp(inner - top)
     share = density.sum(axis=1) * grid.step
-    soft = np.where(asked, fade(place, inside[:, None]), 0.0)
+    soft = np.where(place <= inside[:, None] + FADE, fade(place, inside[:, None]), 0.0)
     log_f -= top
     others = np.exp(np.minimum(log_f - log_l + log_l[:, best[0], best[1]][:, None, None], 300.0)) * soft
     pooled = bell_weights(np.exp(np.minimum(log_f, 30.0)) * soft)

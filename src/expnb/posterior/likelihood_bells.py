@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,7 @@ _SERIES = (24, 40, 72)  # points of a polynomial
 _TINY = 1e-300
 _NOTHING = 1e-16  # of a bell
 _SURE = 7.0  # standard deviations
+_FAR = 10.0  # the same: bells that add nothing
 _CACHED = 16_000
 
 
@@ -50,7 +52,11 @@ class Bells:
 
     def blurred(self, mu: FloatArray, tau: FloatArray) -> FloatArray:
         """``log int L(d) Normal(d; mu, tau) dd``, shape (segment, len(mu)); one tau per mu."""
-        return self._logs(np.concatenate([self._kernel(*part)[0] for part in self._parts(mu, tau)]))
+        sums = []
+        for part in self._parts(mu, tau):
+            kernel, _, _, weight = self._kernel(*part)
+            sums.append(kernel @ weight)
+        return self._logs(np.concatenate(sums))
 
     def share_above(self, mu: FloatArray, tau: FloatArray, cut: float) -> FloatArray:
         """``P(d > cut)`` where the density of d is ``L(d) Normal(d; mu, tau)``, shape (segment, len(mu))."""
@@ -58,7 +64,8 @@ class Bells:
 
         sums = []
         for part_mu, part_tau in self._parts(mu, tau):
-            whole, kernel, gap, share = self._kernel(part_mu, part_tau)
+            kernel, gap, share, weight = self._kernel(part_mu, part_tau)
+            whole = kernel @ weight
             # a product of two bells is a bell, with its middle between theirs
             z = gap
             z *= -share
@@ -67,7 +74,7 @@ class Bells:
             kernel[z < -_SURE] = 0.0
             open_ = (np.abs(z) <= _SURE) & (kernel > _NOTHING)
             kernel[open_] *= ndtr(z[open_])
-            sums.append(np.clip(kernel @ self._weight.T / np.maximum(whole, _TINY), 0.0, 1.0))
+            sums.append(np.clip(kernel @ weight / np.maximum(whole, _TINY), 0.0, 1.0))
         out: FloatArray = np.concatenate(sums).T
         return out
 
@@ -84,18 +91,22 @@ class Bells:
     def _parts(self, mu: FloatArray, tau: FloatArray) -> Iterator[tuple[FloatArray, FloatArray]]:
         """Some points at a time, so that their kernel stays in the processor's cache."""
         size = max(16, _CACHED // len(self.points))
-        for first in range(0, len(mu), size):
+        for first in range(0, max(len(mu), 1), size):
             yield mu[first : first + size], tau[first : first + size]
 
     def _kernel(self, mu: FloatArray, tau: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Blurred likelihoods, what each bell adds to them, mu minus the bells' places, and how near to mu the middle of both lies."""
+        """What each bell near these mu adds to a blurred likelihood, mu minus the bells' places, how near to mu the middle of both lies, and the bells' weights."""
         var = (self.width**2 + tau**2)[:, None]
-        gap = mu[:, None] - (self.points - self.tilt * self.width**2)  # a tilted bell is a bell elsewhere
+        points = self.points - self.tilt * self.width**2  # a tilted bell is a bell elsewhere
+        reach = _FAR * math.sqrt(var.max(initial=0.0))
+        ends = mu.min(initial=np.inf) - reach, mu.max(initial=-np.inf) + reach
+        near = slice(*np.searchsorted(points, ends))
+        gap = mu[:, None] - points[near]
         kernel = gap * gap
         kernel *= -0.5 / var
         np.exp(kernel, out=kernel)
         kernel *= self.width / np.sqrt(var)
-        return kernel @ self._weight.T, kernel, gap, tau[:, None] ** 2 / var
+        return kernel, gap, tau[:, None] ** 2 / var, self._weight[:, near].T
 
     def _logs(self, sums: FloatArray) -> FloatArray:
         out: FloatArray = np.log(np.maximum(sums.T, _TINY)) + self.log_scale[:, None]
@@ -107,6 +118,7 @@ def as_bells(data: Evidence, grid: Scales) -> tuple[list[Bells], Stretch]:
     low, high, likely = _stretches(data, grid)
     outlier = np.abs(likely - data.centre) > _OUTLIER * data.spread
     octave = np.floor(np.log2(np.minimum(data.spread / STEPS_PER_SD, _LONGEST_STEP))).astype(int)
+    octave -= (octave - octave.min()) % 2  # fewer groups with more bells each: most bells lie in reach of all segments
     step = 2.0**octave
     ends = np.stack([low - (FADE + 1) * step, high + (FADE + 1) * step], axis=1) - data.centre[:, None]
     known = _tabulated(data, ends)
@@ -172,7 +184,7 @@ def _stretches(data: Evidence, grid: Scales) -> tuple[FloatArray, FloatArray, Fl
     points = np.sort(points - data.centre[:, None], axis=1)
     ends = support(data.log_likelihood, np.arange(len(data)), points, np.zeros(len(data))) + data.centre[:, None]
     low, high = np.minimum(np.maximum(ends[:, 0], outer[0]), low), np.maximum(np.minimum(ends[:, 1], outer[1]), high)
-    middle = own * data.centre + (1.0 - own) * (0.5 * (grid.low + grid.high))[:, None]
+    middle = own * data.centre + (1.0 - own) * grid.likely[:, None]
     return low, high, middle[np.argmax(grid.log_weight + normal_means(data, grid.tau)[2])]
 
 

@@ -10,12 +10,12 @@ from dataclasses import replace
 import numpy as np
 
 from expnb.posterior.arms import BoolArray, FloatArray
-from expnb.posterior.grid import Panels
-from expnb.posterior.hdi import PROB, newton
+from expnb.posterior.hdi import PROB, Densities, newton
 from expnb.posterior.quantity import Quantity
 from expnb.spec.prior import Prior
 
 _STARTS = np.linspace(0.0, 1.0, 65)
+_BESIDE = 4  # starts on either side of the best one, among which the very best lies: lengths are nearly equal there
 _HALVINGS = 30
 _QUANTILE_STEPS = 60
 _ARRIVED = 1e-13  # mass
@@ -52,7 +52,7 @@ def null_probability(prior: Prior, log_factor: FloatArray) -> FloatArray:
 
 
 def with_point(
-    given: Quantity, these: Panels, centre: FloatArray, null: FloatArray, cuts: FloatArray, *, log_scale: bool
+    given: Quantity, these: Densities, centre: FloatArray, null: FloatArray, cuts: FloatArray, *, log_scale: bool
 ) -> Quantity:
     """The mixture of a point and what holds given an effect; the density stays that of the effects.
 
@@ -60,7 +60,7 @@ def with_point(
     ----------
     given : Quantity
         Given that there is an effect.
-    these : Panels
+    these : Densities
         Densities that it was made from, of the log ratio or difference less `centre`.
     null : ndarray, shape (row,)
         Probability of exactly no effect.
@@ -100,7 +100,7 @@ def mixed(given: Quantity, null: FloatArray, cuts: FloatArray, low: FloatArray, 
 
 
 def shortest_with_point(
-    these: Panels, at: FloatArray, null: FloatArray, *, log_scale: bool
+    these: Densities, at: FloatArray, null: FloatArray, *, log_scale: bool
 ) -> tuple[FloatArray, FloatArray]:
     """Ends, each of shape (row,), of the shortest interval that holds 95 % of density and point together.
 
@@ -108,7 +108,7 @@ def shortest_with_point(
 
     Parameters
     ----------
-    these : Panels
+    these : Densities
     at : ndarray, shape (row,)
         Where the point lies.
     null : ndarray, shape (row,)
@@ -140,7 +140,7 @@ def _length(low: FloatArray, high: FloatArray, *, log_scale: bool) -> FloatArray
 
 
 def _shortest(
-    these: Panels, mass: FloatArray, first: FloatArray, last: FloatArray, *, log_scale: bool
+    these: Densities, mass: FloatArray, first: FloatArray, last: FloatArray, *, log_scale: bool
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """The shortest interval of `mass` whose start has between `first` and `last` below it: that share, and both ends.
 
@@ -151,17 +151,25 @@ def _shortest(
     lows, highs = _rough_quantile(these, starts), _rough_quantile(these, starts + mass[:, None])
     best = _length(lows, highs, log_scale=log_scale).argmin(axis=1)
     row, most = np.arange(len(best)), len(_STARTS) - 1
-    left, right = starts[row, np.maximum(best - 1, 0)], starts[row, np.minimum(best + 1, most)]
+    left, right = starts[row, np.maximum(best - _BESIDE, 0)], starts[row, np.minimum(best + _BESIDE, most)]
     low, high, ok = newton(these, lows[row, best], highs[row, best], mass, slope)
     start = these.at(low[:, None])[0][:, 0]
     slow = np.flatnonzero(~ok | (start <= left) | (start >= right))
     if len(slow):
         start[slow], low[slow], high[slow] = _halved(these.take(slow), mass[slow], left[slow], right[slow], slope)
+    for edge, near in ((first, best <= _BESIDE), (last, best >= most - _BESIDE)):
+        rows = np.flatnonzero(near)
+        if not len(rows):
+            continue
+        ends = _quantiles(these.take(rows), np.stack([edge[rows], edge[rows] + mass[rows]], axis=1))
+        shorter = _length(*ends.T, log_scale=log_scale) < _length(low[rows], high[rows], log_scale=log_scale)
+        better = rows[shorter]
+        start[better], low[better], high[better] = edge[better], *ends[shorter].T
     return start, low, high
 
 
 def _halved(
-    these: Panels, mass: FloatArray, left: FloatArray, right: FloatArray, slope: float
+    these: Densities, mass: FloatArray, left: FloatArray, right: FloatArray, slope: float
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """The same between two starts: where the density is lower at the left end, a step to the right makes the interval shorter."""
     first, last = left, right
@@ -182,20 +190,20 @@ def _halved(
     return start, ends[:, 0], ends[:, 1]
 
 
-def _shrinks(these: Panels, start: FloatArray, mass: FloatArray, slope: float) -> tuple[BoolArray, FloatArray]:
+def _shrinks(these: Densities, start: FloatArray, mass: FloatArray, slope: float) -> tuple[BoolArray, FloatArray]:
     """Whether the interval shrinks when it moves right, and its ends, shape (row, 2)."""
     ends = _quantiles(these, np.stack([start, start + mass], axis=1))
     height = np.log(np.maximum(these.at(ends)[1], 1e-300)) - slope * ends
     return height[:, 0] < height[:, 1], ends
 
 
-def _rough_quantile(these: Panels, prob: FloatArray) -> FloatArray:
+def _rough_quantile(these: Densities, prob: FloatArray) -> FloatArray:
     """Quantiles by straight lines between nodes, shape of `prob`."""
-    x, below = these.x.reshape(len(these.x), -1), these.running()
+    x, below = these.ladder()
     return np.stack([np.interp(p, np.maximum.accumulate(f), own) for p, f, own in zip(prob, below, x, strict=True)])
 
 
-def _quantiles(these: Panels, prob: FloatArray) -> FloatArray:
+def _quantiles(these: Densities, prob: FloatArray) -> FloatArray:
     """Quantiles, shape of `prob`, by Newton steps kept inside a shrinking bracket."""
     left = np.broadcast_to(these.breaks[:, :1], prob.shape)
     right = np.broadcast_to(these.breaks[:, -1:], prob.shape)

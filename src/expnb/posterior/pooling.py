@@ -10,7 +10,7 @@ import numpy as np
 from expnb.errors import PosteriorError
 from expnb.posterior.arms import Arm, Binomial, FloatArray, IntArray, Poisson
 from expnb.posterior.bells import log_table
-from expnb.posterior.grid import first_breaks, resolve, support
+from expnb.posterior.grid import resolve, support
 from expnb.posterior.joint import Joint, joint_posterior, predictive, tau_curve, typical
 from expnb.posterior.quantity import Quantity, collect, of_log_ratio
 from expnb.posterior.two_scales import Evidence, evidence
@@ -19,15 +19,16 @@ from expnb.spec.prior import Prior
 _TINY = 1e-300
 _QUANTILES = (0.025, 0.5, 0.975)
 _TAU_POINTS = 400
-_LEFT_OUT = 2e-8  # of the mass, where an integrand between 0 and 1 is not looked at
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)
-_EVEN = np.array([0.0, 0.2, 0.45, 1.0])  # of a stretch
-_PARTS = np.array([0.002, 0.1, 0.5, 0.9, 0.998])  # of the mass
-_SCAN = np.linspace(0.0, 1.0, 25)
+_RARE = 5e-10  # of the mass
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
+_EVEN = np.linspace(0.0, 1.0, 9)  # of a stretch
+_PARTS = np.array([1e-4, 0.005, 0.1, 0.5, 0.9, 0.995, 0.9999])  # of the mass
 _FARTHEST = 7.0  # standard deviations
 _ROOT = math.sqrt(2.0 * math.pi)
-_NONE, _ALL = -23.0, -1e-9  # logs of a chance that is as good as 0, or 1
+_ALL = -1e-9  # log of a chance that is as good as 1
 _AROUND = np.linspace(-8.0, 8.0, 19)  # standard deviations
+_STEPS = np.array([1.2, 2.6, 4.5, 8.0, 15.0, 30.0, 60.0])
+_LADDER = np.concatenate([-_STEPS[::-1], [0.0], _STEPS])  # the same: breaks between panels
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +210,12 @@ def _effects(data: Evidence, joint: Joint, cuts: FloatArray) -> Quantity:
     start = np.clip(np.concatenate([near, believed, even], axis=1), low[:, None], high[:, None])
     start.sort(axis=1)
     rows = np.arange(len(centre))
-    breaks = first_breaks(support(log_density, rows, start, moment), -centre[:, None])
+    precision = np.append(own.spread, all_.spread) ** -2.0
+    spread = (np.append(data.spread, np.inf) ** -2.0 + precision) ** -0.5
+    middle = np.append(own.centre - data.centre, 0.0) * precision * spread**2
+    ladder = np.concatenate([-centre[:, None], middle[:, None] + spread[:, None] * _LADDER], axis=1)
+    ends = support(log_density, rows, start, moment)
+    breaks = np.sort(np.concatenate([ends, np.clip(ladder, ends[:, :1], ends[:, 1:])], axis=1), axis=1)
     parts = (
         (where, of_log_ratio(these, centre[where], moment[where], cuts))
         for where, these in resolve(log_density, rows, breaks, moment)
@@ -223,59 +229,47 @@ def _effects(data: Evidence, joint: Joint, cuts: FloatArray) -> Quantity:
 def _all_above(data: Evidence, joint: Joint, cut: float, sign: int) -> float:
     """P(``sign * effect_rel > sign * cut`` in every segment), 0-1.
 
-    Given mu and tau the segments are independent; the product of their shares is integrated over mu where it is neither 0 nor 1. What remains of mu there counts in full.
+    Given mu and tau the segments are independent: the product of their shares is integrated over mu, panel by panel. Panels where it is as good as 1 count in full, those where it is as good as 0 are left out.
     """
     if cut <= -1.0:
         return 1.0 if sign > 0 else 0.0
-    from scipy import special  # noqa: PLC0415 - half a second, only when segments are pooled
-
     at = float(np.log1p(cut))
-    kept = np.flatnonzero(joint.share > 1e-9)
+    kept = np.flatnonzero(joint.share > _RARE)
     tau, width, pooled = joint.tau[kept], joint.width[kept, None], joint.pooled[kept]
-    low, high = _stretch_of_change(data, joint, kept, at, sign)
-    area = pooled * width * _ROOT
-    breaks = np.concatenate([_quantiles(joint.mu[kept], area), low[:, None] + (high - low)[:, None] * _EVEN], axis=1)
-    breaks = np.sort(np.clip(breaks, low[:, None], high[:, None]), axis=1)
-    half = 0.5 * np.diff(breaks, axis=1)[..., None]
-    mu = (breaks[:, :-1, None] + half * (1.0 + _NODES)).reshape(len(kept), -1)
-    gap = (mu[..., None] - joint.mu[kept][:, None]) / width[..., None]
-    mass = (half * _WEIGHTS).reshape(len(kept), -1) * np.einsum("gpj,gj->gp", np.exp(-0.5 * gap**2), pooled)
-    sure = (area * special.ndtr(sign * (joint.mu[kept] - (high if sign > 0 else low)[:, None]) / width)).sum()
-    ordered = np.sort(mass, axis=None)
-    least = ordered[min(np.searchsorted(np.cumsum(ordered), _LEFT_OUT * area.sum()), len(ordered) - 1)]
-    node, point = np.nonzero(mass >= least)
-    log_all = np.zeros(len(node))
+    breaks, mass, least, most = _panels(data, joint, kept, at, sign)
+    node, panel = np.nonzero(joint.share[kept, None] * mass * np.exp(most) > _RARE)
+    half = 0.5 * (breaks[node, panel + 1] - breaks[node, panel])[:, None]
+    mu = breaks[node, panel, None] + half * (1.0 + _NODES)
+    gap = (mu[..., None] - joint.mu[kept][node, None]) / width[node, :, None]
+    mass = half * _WEIGHTS * (np.exp(-0.5 * gap**2) @ pooled[node, :, None])[..., 0] / (pooled * width * _ROOT).sum()
+    open_ = least[node, panel] < _ALL
+    sure = mass[~open_].sum()
+    mu, mass, tau = mu[open_].ravel(), mass[open_].ravel(), np.repeat(tau[node[open_]], len(_NODES))
+    found = np.zeros(len(mu))
     for group in joint.bells:
-        above = group.share_above(mu[node, point], tau[node], at)
-        log_all += np.log(np.maximum(above if sign > 0 else 1.0 - above, _TINY)).sum(axis=0)
-    return float(np.clip((mass[node, point] @ np.exp(log_all) + sure) / area.sum(), 0.0, 1.0))
+        above = group.share_above(mu, tau, at)
+        found += np.log(np.maximum(above if sign > 0 else 1.0 - above, _TINY)).sum(axis=0)
+    return float(np.clip(mass @ np.exp(found) + sure, 0.0, 1.0))
 
 
-def _quantiles(mu: FloatArray, area: FloatArray) -> FloatArray:
-    """Rough quantiles of mu for each tau, where its density is cut into panels."""
-    running = np.maximum.accumulate(np.cumsum(area, axis=1) / area.sum(axis=1, keepdims=True), axis=1)
-    return np.stack([np.interp(_PARTS, below, at) for below, at in zip(running, mu, strict=True)])
+def _panels(data: Evidence, joint: Joint, kept: IntArray, cut: float, sign: int) -> tuple[FloatArray, ...]:
+    """Breaks of panels of mu for each tau; for each panel roughly its mass, and the least and the greatest log chance in it that all segments lie beyond the cut.
 
-
-def _stretch_of_change(
-    data: Evidence, joint: Joint, kept: IntArray, cut: float, sign: int
-) -> tuple[FloatArray, FloatArray]:
-    """Where, for each tau, the chance that all segments lie beyond the cut rises from 0 to 1 as mu does (falls, where less is better); by Normal likelihoods."""
+    Panels are short where that chance changes, by Normal likelihoods, and where mu is likely.
+    """
     from scipy import special  # noqa: PLC0415 - half a second, only when segments are pooled
 
-    mu = np.where(joint.used[kept], joint.mu[kept], np.nan)
-    ends = np.nanmin(mu, axis=1), np.nanmax(mu, axis=1)
-    tau, var = joint.tau[kept, None], data.spread**2
+    used, tau, var = joint.used[kept], joint.tau[kept, None], data.spread**2
+    grid, below = joint.mu[kept], np.cumsum(np.where(used, joint.pooled[kept], 0.0), axis=1)
+    below = np.maximum.accumulate(below / below[:, -1:], axis=1)
+    likely = np.stack([np.interp(_PARTS, *one) for one in zip(below, grid, strict=True)])
+    low, high = (np.where(used, grid, end) for end in (np.inf, -np.inf))
+    ends = np.stack([low.min(axis=1), high.max(axis=1)], axis=1)
     unit = tau * np.sqrt(1.0 + tau**2 / var)  # of mu, for a segment's distance from the cut in standard deviations
     even = cut + (cut - data.centre) * tau**2 / var
-    first, last = (even + side * _FARTHEST * unit for side in (-1.0, 1.0))
-    low, high = (first.max(axis=1), last.max(axis=1)) if sign > 0 else (first.min(axis=1), last.min(axis=1))
-    low, high = (np.clip(end, *ends) for end in (low, high))
-    at = low[:, None] + (high - low)[:, None] * _SCAN
-    log_all = special.log_ndtr(sign * (at[..., None] - even[:, None]) / unit[:, None]).sum(axis=2)
-    open_ = (log_all > _NONE) & (log_all < _ALL)
-    some = open_.any(axis=1)
-    before = np.where(some, np.maximum(open_.argmax(axis=1) - 1, 0), 0)
-    after = np.where(some, np.minimum(len(_SCAN) - open_[:, ::-1].argmax(axis=1), len(_SCAN) - 1), len(_SCAN) - 1)
-    row = np.arange(len(at))
-    return at[row, before], at[row, after]
+    first, last = (sign * (sign * even + side * _FARTHEST * unit).max(axis=1, keepdims=True) for side in (-1.0, 1.0))
+    breaks = np.concatenate([first + (last - first) * _EVEN, likely, ends], axis=1)
+    breaks = np.sort(np.clip(breaks, ends[:, :1], ends[:, 1:]), axis=1)
+    log_all = special.log_ndtr(sign * (breaks[..., None] - even[:, None]) / unit[:, None]).sum(axis=2)
+    mass = np.diff(np.stack([np.interp(*one) for one in zip(breaks, grid, below, strict=True)]), axis=1)
+    return breaks, mass, np.minimum(log_all[:, 1:], log_all[:, :-1]), np.maximum(log_all[:, 1:], log_all[:, :-1])

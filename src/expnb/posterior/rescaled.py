@@ -7,65 +7,127 @@ effect is ``m(eps, lam) (exp(lam) - 1)``, which rises with lam; hence ``P(effect
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
 from expnb.posterior.arms import Arm, Binomial, BoolArray, FloatArray, IntArray, NormalMean, Poisson
-from expnb.posterior.grid import Panels
-from expnb.posterior.hdi import PROB
-from expnb.posterior.quantity import CHART_POINTS, Quantity
+from expnb.posterior.point import with_point
+from expnb.posterior.quantity import CHART_POINTS, Quantity, collect
+from expnb.posterior.sampled import Curve, Integral, Samples, log_likelihood, newton_step, peak_of, size_of
 
-LEAST_COUNT = 35
-"""Conversions, and units without one, from which on a rate is served."""
-LARGEST_ERROR = 0.15
-"""Of a Normal mean, as a share of it, up to which it is served: the control's mean given the ratio is then Normal for all that the data say."""
-
-_NODES = 7
-_ROOT_STEPS, _NEWTON_STEPS = 12, 25
-_SMALL = 1e-9
-_SLOPE_STEP = 1e-5
+_MANY = 45.0  # conversions, and units without one, from which on a few moments say where the control's mean lies
+_CALM = 0.08  # standard deviations of the effect, up to which three scores do
+_DROP = 28.0  # exp(-28) = 1e-12 of the peak: what of the control's mean is left out
+_LARGEST = 600.0  # log ratio of a mean to its estimate
+_QUANTILE_STEPS = 6
+_FAR = 3.0  # standard deviations
+_RUNGS = 160
+_ROOT_STEPS, _NEWTON_STEPS = 8, 20
+_SMALL, _NEAR = 1e-7, 1e-4  # the next step is about the square of this one
 
 Moments: TypeAlias = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
 """Mean, standard deviation, skewness and excess kurtosis."""
 
 
-def served(control: Arm, treatment: Arm) -> BoolArray:
-    """Whether both arms are large enough, shape (row,)."""
-    return _is_large(control) & _is_large(treatment)
+class _Rule:
+    """Normal scores of the control's mean to sum over, and the degree of the polynomials in the log ratio that say where they lie."""
+
+    def __init__(self, scores: int, degree: int) -> None:
+        z, weights = np.polynomial.hermite_e.hermegauss(scores)
+        at = np.polynomial.chebyshev.chebpts1(degree + 1)
+        self.scores, self.weights = z, weights / math.sqrt(2.0 * math.pi)
+        self.probabilities = np.array([0.5 * math.erfc(-score / math.sqrt(2.0)) for score in z])
+        self.second, self.third = (z**2 - 1.0) / 6.0, (z**3 - 3.0 * z) / 24.0
+        self.skewed = (2.0 * z**3 - 5.0 * z) / 36.0
+        self.at = at  # -1 to 1
+        self.to_powers = np.linalg.inv(np.polynomial.polynomial.polyvander(at, degree)).T  # values there -> polynomial
 
 
-def _is_large(arm: Arm) -> BoolArray:
-    if isinstance(arm, Binomial):
-        return np.minimum(arm.successes, arm.failures) >= LEAST_COUNT
-    if isinstance(arm, Poisson):
-        return arm.total >= LEAST_COUNT
-    if isinstance(arm, NormalMean):
-        return arm.se <= LARGEST_ERROR * arm.mean
-    return np.zeros(len(arm), dtype=np.bool_)
+_FEW_COUNTS, _USUAL, _QUIET = _Rule(7, 22), _Rule(7, 12), _Rule(3, 12)
 
 
-def control_given_ratio(control: Arm, treatment: Arm, rows: IntArray, lam: FloatArray, own: float) -> Moments:
-    """Moments of the control's mean in `rows`, given log ratios of shape (len(rows), any); `own` is 1 where the treatment has its own reference prior, 0 under a prior on the ratio."""
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """The control's mean given log ratios of shape (row, any).
+
+    Parameters
+    ----------
+    mean, square : ndarray, shape (row, any)
+        Expectation of it, and of its square.
+    at_scores : ndarray, shape (row, any, score)
+        Its quantiles at the probabilities of Normal scores.
+    """
+
+    mean: FloatArray
+    square: FloatArray
+    at_scores: FloatArray
+
+
+def _from_grid(control: Arm, treatment: Arm, lam: FloatArray, rule: _Rule) -> _Given:
+    """The density of the logarithm of the control's mean on an even grid, and its integral, turned round."""
+    (mean_c, _), (mean_t, _) = peak_of(control), peak_of(treatment)
+    middle = _moments(control, treatment, lam)[0]
+    far = _DROP / (mean_c * _units(control) + mean_t * _units(treatment))
+    low, high = -np.sqrt(2.0 * far) - far, np.log1p(np.sqrt(2.0 * far) + far)
+    x = np.log(middle / mean_c[:, None])[..., None] + (low[:, None] + (high - low)[:, None] * _RAMP)[:, None]
+    shift = (lam + np.log(mean_c / mean_t)[:, None])[..., None]
+    log_density = x.copy()  # the measure is that of the mean itself
+    for arm, at in ((control, x), (treatment, x + shift)):
+        share = np.expm1(np.minimum(at, _LARGEST)).reshape(len(lam), -1)
+        log_density += log_likelihood(arm, share).reshape(x.shape)
+    density = np.exp(log_density - log_density.max(axis=2, keepdims=True)).reshape(-1, x.shape[2])
+    x = x.reshape(-1, x.shape[2])
+    step = x[:, 1] - x[:, 0]
+    these = Samples(x[:, 0], step, density / (density.sum(axis=1) * step)[:, None])
+    mass, first = Integral.of(these), these.integrate(x)
+    sd = np.sqrt(these.integrate((x - first[:, None]) ** 2))
+    at = first[:, None] + sd[:, None] * rule.scores
+    for _ in range(_QUANTILE_STEPS):
+        below, height, _ = mass.at(at)
+        move = (below - rule.probabilities) / np.maximum(height, 1e-300)
+        at = at - np.clip(move, -0.5 * sd[:, None], 0.5 * sd[:, None])
+    share, scale = np.exp(x), mean_c[:, None]
+    return _Given(
+        these.integrate(share).reshape(lam.shape) * scale,
+        these.integrate(share * share).reshape(lam.shape) * scale**2,
+        np.exp(at).reshape(*lam.shape, len(rule.scores)) * scale[..., None],
+    )
+
+
+def _units(arm: Arm) -> FloatArray:
+    assert isinstance(arm, Binomial | Poisson)  # noqa: S101 - of means the moments are exact
+    return arm.units
+
+
+def _from_moments(control: Arm, treatment: Arm, lam: FloatArray, rule: _Rule) -> _Given:
+    mean, sd, skew, excess = _moments(control, treatment, lam)
+    lean, tail = skew[..., None], excess[..., None]
+    bent = rule.scores + lean * rule.second + tail * rule.third - lean**2 * rule.skewed  # Cornish, Fisher (1938)
+    return _Given(mean, mean**2 + sd**2, mean[..., None] + sd[..., None] * bent)
+
+
+def _moments(control: Arm, treatment: Arm, lam: FloatArray) -> Moments:
+    """Moments of the control's mean given log ratios of shape (row, any)."""
     growth = np.exp(lam)
     if isinstance(control, NormalMean) and isinstance(treatment, NormalMean):
         mean_c, mean_t, se_c, se_t = (
-            _beside(part[rows], lam) for part in (control.mean, treatment.mean, control.se, treatment.se)
+            part[:, None] for part in (control.mean, treatment.mean, control.se, treatment.se)
         )
         weight_c, weight_t = 1.0 / se_c**2, growth / se_t**2
         precision = weight_c + growth * weight_t
         none = np.zeros_like(lam)
         return (mean_c * weight_c + mean_t * weight_t) / precision, 1.0 / np.sqrt(precision), none, none
     if isinstance(control, Poisson) and isinstance(treatment, Poisson):
-        events = _beside((control.total + treatment.total)[rows] + 1.0 + own, lam)
-        units = _beside(control.units[rows], lam) + _beside(treatment.units[rows], lam) * growth
+        events = (control.total + treatment.total)[:, None] + 1.0 + np.zeros_like(lam)
+        units = control.units[:, None] + treatment.units[:, None] * growth
         return events / units, np.sqrt(events) / units, 2.0 / np.sqrt(events), 6.0 / events
     assert isinstance(control, Binomial)  # noqa: S101 - no other arm is served
     assert isinstance(treatment, Binomial)  # noqa: S101
-    up = _beside((control.successes + treatment.successes)[rows] + own, lam)
-    down, other = _beside(control.failures[rows], lam), _beside(treatment.failures[rows], lam)
-    return _rate_given_ratio(up, down, other, growth)
+    up = (control.successes + treatment.successes)[:, None]
+    return _rate_given_ratio(up, control.failures[:, None], treatment.failures[:, None], growth)
 
 
 def _rate_given_ratio(up: FloatArray, down: FloatArray, other: FloatArray, growth: FloatArray) -> Moments:
@@ -86,102 +148,176 @@ def _rate_given_ratio(up: FloatArray, down: FloatArray, other: FloatArray, growt
     return peak + width * mean, width * np.sqrt(1.0 + 0.5 * fourth + third**2), third, fourth + 3.0 * third**2
 
 
-def _beside(values: FloatArray, lam: FloatArray) -> FloatArray:
-    return values.reshape(-1, *[1] * (lam.ndim - 1))
-
-
 @dataclass(frozen=True, slots=True)
 class _Mixed:
-    """The absolute effect in some rows, as a mixture over Normal scores of the control's mean."""
-
-    control: Arm
-    treatment: Arm
-    rows: IntArray
-    these: Panels
-    centre: FloatArray
-    own: float
-
-    def take(self, chosen: IntArray) -> _Mixed:
-        these, centre = self.these.take(chosen), self.centre[chosen]
-        return _Mixed(self.control, self.treatment, self.rows[chosen], these, centre, self.own)
-
-    def at(self, d: FloatArray) -> tuple[FloatArray, FloatArray, BoolArray]:
-        """Mass below d and density at d, for d of shape (row, point), and where the roots were found."""
-        lam, missing = self._roots(d)
-        beyond = lam + _SLOPE_STEP
-        rise = (self._mean(beyond) * np.expm1(beyond) - d[..., None]) / _SLOPE_STEP
-        ok = np.asarray(np.abs(missing).max(axis=2) < 1e-8)
-        flat = (lam - self.centre[:, None, None]).reshape(len(d), -1)
-        mass, density = (part.reshape(lam.shape) for part in self.these.at(flat))
-        inside = (flat >= self.these.breaks[:, :1]) & (flat <= self.these.breaks[:, -1:])
-        density = np.where(inside.reshape(lam.shape), np.maximum(density, 0.0), 0.0)
-        return mass @ _WEIGHTS, (density / np.maximum(rise, 1e-300)) @ _WEIGHTS, ok
-
-    def _mean(self, lam: FloatArray) -> FloatArray:
-        """The control's mean at each Normal score; lam has shape (row, point, score)."""
-        mean, sd, skew, excess = control_given_ratio(self.control, self.treatment, self.rows, lam, self.own)
-        bent = _SCORES + skew * _SECOND + excess * _THIRD - skew**2 * _SKEWED  # Cornish, Fisher (1938)
-        return mean + sd * bent
-
-    def _roots(self, d: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """The log ratio at which each Normal score gives the effect d, by secant steps from where the mean hardly depends on it, and the last step."""
-        low, high = (self.centre + self.these.breaks[:, end] for end in (0, -1))
-        low, high = low[:, None, None] - 1.0, high[:, None, None] + 1.0
-
-        def moved(lam: FloatArray) -> FloatArray:
-            ratio = np.maximum(d[..., None] / self._mean(lam), -1.0 + 1e-12)
-            return np.clip(np.log1p(ratio), low, high) - lam
-
-        lam = np.broadcast_to(self.centre[:, None, None], (*d.shape, _NODES))
-        gap = moved(lam)
-        step = gap
-        for _ in range(_ROOT_STEPS):
-            new = np.clip(lam + step, low, high)
-            new_gap = moved(new)
-            slope = np.divide(new_gap - gap, new - lam, out=np.full_like(gap, -1.0), where=np.abs(new - lam) > 1e-14)
-            lam, gap = new, new_gap
-            step = -gap / np.where(slope < -0.1, slope, -1.0)
-            if np.abs(step).max() < _SMALL:
-                break
-        return lam, step
-
-
-def of_panels(
-    control: Arm,
-    treatment: Arm,
-    rows: IntArray,
-    these: Panels,
-    centre: FloatArray,
-    cuts: FloatArray,
-    *,
-    flat: bool,
-    chart: bool,
-) -> tuple[Quantity, BoolArray]:
-    """Summary of the absolute effect in `rows`, and in which of them it was found.
+    """The absolute effect in some rows, as a mixture over Normal scores of the control's mean.
 
     Parameters
     ----------
-    these : Panels
-        Densities of the log ratio less `centre`, with a break at no effect.
+    rule : _Rule
+    curve : Curve
+        Of the log ratio.
+    low, half : ndarray, shape (row,)
+        The stretch of log ratios that holds the curve: its low end, and half its width.
+    mean : ndarray, shape (row, score, power)
+        The control's mean at each score, as a polynomial in ``(lam - low) / half - 1``.
+    expected : ndarray, shape (row, 2, power)
+        Its expectation and that of its square, likewise.
+    """
+
+    rule: _Rule
+    curve: Curve
+    low: FloatArray
+    half: FloatArray
+    mean: FloatArray
+    expected: FloatArray
+
+    @classmethod
+    def of(cls, control: Arm, treatment: Arm, curve: Curve, rule: _Rule) -> _Mixed:
+        first, last = curve.breaks.T
+        half = 0.5 * (last - first)
+        lam = first[:, None] + half[:, None] * (1.0 + rule.at)
+        given = (_from_grid if rule is _FEW_COUNTS else _from_moments)(control, treatment, lam, rule)
+        expected = np.stack([given.mean, given.square], axis=1) @ rule.to_powers
+        return cls(rule, curve, first, half, np.einsum("rks,kp->rsp", given.at_scores, rule.to_powers), expected)
+
+    def take(self, chosen: IntArray) -> _Mixed:
+        parts = self.low[chosen], self.half[chosen], self.mean[chosen], self.expected[chosen]
+        return _Mixed(self.rule, self.curve.take(chosen), *parts)
+
+    @property
+    def breaks(self) -> FloatArray:
+        """Where the density begins and ends, shape (row, 2)."""
+        lam = np.broadcast_to(self.curve.breaks[..., None], (len(self.low), 2, len(self.rule.scores)))
+        return self._mean(lam)[0][..., len(self.rule.scores) // 2] * np.expm1(self.curve.breaks)
+
+    def ladder(self) -> tuple[FloatArray, FloatArray]:
+        """Effects and the mass below each, both of shape (row, any)."""
+        ends = self.breaks
+        d = ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * np.linspace(0.0, 1.0, _RUNGS)
+        return d, self.at(d)[0]
+
+    def at(self, d: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Mass below d and density at d, for d of shape (row, any)."""
+        mass, density, _, _ = self.with_slope(d)
+        return mass, density
+
+    def with_slope(self, d: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, BoolArray]:
+        """Mass below d, density at d and its slope, for d of shape (row, any), and where the roots were found."""
+        (lam, ok), w = self._roots(d), self.rule.weights
+        m, rise = self._mean(lam)
+        growth = np.exp(lam)
+        per = rise * (growth - 1.0) + m * growth  # how fast the effect rises with the log ratio
+        bend = (2.0 * rise + m) * growth
+        v = self.curve.scale.v(lam.reshape(len(d), -1))
+        stretch, change = self.curve.scale.stretch(v)
+        mass, density, slope = self.curve.mass.at(v)
+        slope, density = (slope - density * change) / stretch**2, density / stretch
+        mass, density, slope = (part.reshape(lam.shape) for part in (mass, density, slope))
+        return mass @ w, (density / per) @ w, ((slope - density * bend / per) / per**2) @ w, ok
+
+    def expectations(self, lam: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Of the control's mean and of its square, given log ratios of shape (row, any)."""
+        t = np.clip((lam - self.low[:, None]) / self.half[:, None] - 1.0, -1.0, 1.0)
+        out = np.zeros((2, *lam.shape))
+        for power in range(self.expected.shape[2] - 1, -1, -1):
+            out = out * t + np.moveaxis(self.expected[:, :, power], 1, 0)[..., None]
+        return out[0], out[1]
+
+    def _mean(self, lam: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The control's mean at each Normal score and its slope; lam has shape (row, any, score)."""
+        t = (lam - self.low[:, None, None]) / self.half[:, None, None] - 1.0
+        value, slope = np.broadcast_to(self.mean[:, None, :, -1], lam.shape), np.zeros_like(lam)
+        for power in range(self.mean.shape[2] - 2, -1, -1):
+            slope = slope * t + value
+            value = value * t + self.mean[:, None, :, power]
+        return value, slope / self.half[:, None, None]
+
+    def _roots(self, d: FloatArray) -> tuple[FloatArray, BoolArray]:
+        """The log ratio at which each Normal score gives the effect d, by Newton's method from where the mean hardly depends on it, and where it was found."""
+        low, high = self.low[:, None, None], (self.low + 2.0 * self.half)[:, None, None]
+        start = self.curve.scale.of(self.curve.mean[:, None])[..., None]
+        lam = np.broadcast_to(start, (*d.shape, len(self.rule.scores)))
+        for _ in range(_ROOT_STEPS):
+            m, rise = self._mean(lam)
+            share = np.maximum(d[..., None] / m, -1.0 + 1e-12)
+            step = (np.log1p(share) - lam) / np.clip(1.0 + share / (1.0 + share) * rise / m, 0.5, 2.0)
+            lam = np.clip(lam + step, low, high)
+            far = np.abs(step)
+            if far.max() < _SMALL:
+                break
+        arrived: BoolArray = ((far < _NEAR) | (lam == low) | (lam == high)).all(axis=2)
+        return lam, arrived
+
+
+def of_curve(
+    control: Arm, treatment: Arm, curve: Curve, given: Quantity | None, cuts: FloatArray, *, chart: bool
+) -> tuple[Quantity, BoolArray]:
+    """Summary of the absolute effect under a prior on the relative one, and in which rows it was found.
+
+    Parameters
+    ----------
+    curve : Curve
+        Of the log ratio.
+    given : Quantity, optional
+        The relative effect; needed where the prior has a point at no effect.
     cuts : ndarray, shape (row, cut) or (cut,)
         Metric unit.
-    flat : bool
-        Whether each arm has its own reference prior; not of Normal means, whose difference is then Normal.
     """
-    lam = centre[:, None, None] + these.x
-    own = 1.0 if flat else 0.0
-    mean, sd, _, _ = control_given_ratio(control, treatment, rows, lam, own)
+    cuts = np.broadcast_to(cuts, (len(curve.mean), cuts.shape[-1]))
+    null = None if given is None else given.null
+    about = np.expm1(curve.scale.of(curve.mean[:, None] + curve.sd[:, None] * np.array([-1.96, 1.96])))
+    if given is not None and null is None:
+        about = np.stack([given.hdi_low, given.hdi_high], axis=1)
+    found, parts = np.zeros(len(cuts), dtype=np.bool_), []
+    for rows, rule in _rules(control, treatment, curve):
+        points = None if null is None else null[rows]
+        own = control.take(rows), treatment.take(rows), curve.take(rows)
+        part, found[rows] = _of_rule(*own, about[rows], cuts[rows], points, rule, chart=chart)
+        parts.append((rows, part))
+    return collect(len(cuts), cuts.shape[1], parts, chart=chart), found
+
+
+def _rules(control: Arm, treatment: Arm, curve: Curve) -> Iterator[tuple[IntArray, _Rule]]:
+    """Every row once: few counts need exact quantiles, and where the control's mean hardly blurs the effect three scores do."""
+    count = np.full(len(curve.mean), np.inf)
+    if not isinstance(control, NormalMean):
+        count = np.minimum(size_of(control), size_of(treatment))
+    errors = [sd / mean for mean, sd in map(peak_of, (control, treatment))]
+    narrow = 1.0 / np.hypot(1.0 / errors[0], 1.0 / errors[1])  # relative error of the control's mean given the ratio
+    centre = curve.scale.of(curve.mean[:, None])[:, 0]
+    spread = np.abs(curve.scale.of((curve.mean + curve.sd)[:, None])[:, 0] - centre)
+    blur = narrow * (np.abs(centre) / spread + _FAR)
+    for rule, chosen in (
+        (_FEW_COUNTS, count < _MANY),
+        (_USUAL, (count >= _MANY) & (blur > _CALM)),
+        (_QUIET, (count >= _MANY) & (blur <= _CALM)),
+    ):
+        if chosen.any():
+            yield np.flatnonzero(chosen), rule
+
+
+def _of_rule(
+    control: Arm,
+    treatment: Arm,
+    curve: Curve,
+    about: FloatArray,
+    cuts: FloatArray,
+    null: FloatArray | None,
+    rule: _Rule,
+    *,
+    chart: bool,
+) -> tuple[Quantity, BoolArray]:
+    these, lam = curve.these, curve.x
+    mixed = _Mixed.of(control, treatment, curve, rule)
+    mean, square = mixed.expectations(lam)
     share = np.expm1(lam)
-    parts = these.integrate(share * mean)
-    average = parts.sum(axis=1)
-    square = these.integrate(share**2 * (mean**2 + sd**2)).sum(axis=1)
-    spread = np.sqrt(np.maximum(square - average**2, 0.0))
-    mixed = _Mixed(control, treatment, rows, these, centre, own)
-    low, high, ok = _interval(mixed, average, spread)
-    cuts = np.broadcast_to(cuts, (len(rows), cuts.shape[-1]))
-    none = these.at(-centre[:, None])[0]
-    below, _, found = mixed.at(np.where(cuts == 0, average[:, None], cuts))
-    below = np.where(cuts == 0, none, below)
+    average = these.integrate(share * mean)
+    spread = np.sqrt(np.maximum(these.integrate(share**2 * square) - average**2, 0.0))
+    loss = np.maximum(-curve.below_none(share * mean), 0.0)
+    low, high, ok = _interval(mixed, spread, about * mixed.expectations(np.log1p(about))[0])
+    below, _, _, found = mixed.with_slope(np.where(cuts == 0, average[:, None], cuts))
+    below = np.where(cuts == 0, curve.at(np.zeros((len(average), 1)))[0], below)
     points = average[:, None] + spread[:, None] * np.linspace(-6.0, 6.0, CHART_POINTS if chart else 0)
     quantity = Quantity(
         mean=average,
@@ -189,43 +325,36 @@ def of_panels(
         hdi_low=low,
         hdi_high=high,
         p_above=np.clip(1.0 - below, 0.0, 1.0),
-        loss=np.maximum(-parts, 0.0).sum(axis=1),
-        gain=np.maximum(parts, 0.0).sum(axis=1),
+        loss=loss,
+        gain=np.maximum(average + loss, 0.0),
         grid=points,
         density=mixed.at(points)[1] if chart else points,
     )
+    if null is not None:
+        quantity = with_point(quantity, mixed, np.zeros_like(average), null, cuts, log_scale=False)
     return quantity, ok & (found | (cuts == 0)).all(axis=1)
 
 
-def _interval(mixed: _Mixed, mean: FloatArray, sd: FloatArray) -> tuple[FloatArray, FloatArray, BoolArray]:
-    """Ends of the shortest interval that holds 95 %, by Newton's method on equal mass and equal density, and where it arrived."""
-    ends = mean[:, None] + sd[:, None] * np.array([-1.96, 1.96])
-    done = np.zeros(len(mean), dtype=np.bool_)
-    left = np.arange(len(mean))
+def _interval(mixed: _Mixed, sd: FloatArray, ends: FloatArray) -> tuple[FloatArray, FloatArray, BoolArray]:
+    """Ends of the shortest interval that holds 95 %, by Newton's method on equal mass and equal density from near ones, and where it arrived."""
+    done, left = np.zeros(len(sd), dtype=np.bool_), np.arange(len(sd))
+    some = mixed
     for _ in range(_NEWTON_STEPS):
-        some, width = mixed.take(left), sd[left, None]
-        step = 1e-4 * width
-        x = ends[left]
-        mass, density, ok = some.at(np.concatenate([x, x + step], axis=1))
-        height = np.log(np.maximum(density, 1e-300))
-        rise = (height[:, 2:] - height[:, :2]) / step
-        miss, gap = mass[:, 1] - mass[:, 0] - PROB, height[:, 1] - height[:, 0]
-        det = density[:, 1] * rise[:, 0] - density[:, 0] * rise[:, 1]
-        det = np.where(np.abs(det) < 1e-300, np.inf, det)
-        move = (
-            np.stack([gap * density[:, 1] - miss * rise[:, 1], gap * density[:, 0] - miss * rise[:, 0]], axis=1)
-            / det[:, None]
-        )
-        ends[left] = x + np.clip(move, -0.5 * width, 0.5 * width)
-        arrived = (np.abs(move) < 1e-5 * width).all(axis=1) & ok.all(axis=1) & (rise[:, 0] > 0) & (rise[:, 1] < 0)
+        width = sd[left, None]
+        mass, density, slope, ok = some.with_slope(ends[left])
+        density = np.maximum(density, 1e-300)
+        rise = slope / density
+        move = newton_step(mass, density, np.log(density), rise)
+        ends[left] += np.clip(move, -0.5 * width, 0.5 * width)
+        near = (np.abs(move) < 1e-6 * width).all(axis=1)
+        arrived = near & ok.all(axis=1) & (rise[:, 0] > 0) & (rise[:, 1] < 0)
         done[left[arrived]] = True
-        left = left[~arrived]
+        if near.any():
+            keep = np.flatnonzero(~near)
+            left, some = left[keep], some.take(keep)
         if not len(left):
             break
     return ends[:, 0], ends[:, 1], done
 
 
-_SCORES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(_NODES)
-_WEIGHTS /= math.sqrt(2.0 * math.pi)
-_SECOND, _THIRD = (_SCORES**2 - 1.0) / 6.0, (_SCORES**3 - 3.0 * _SCORES) / 24.0
-_SKEWED = (2.0 * _SCORES**3 - 5.0 * _SCORES) / 36.0
+_RAMP = np.linspace(0.0, 1.0, 48)

@@ -36,6 +36,7 @@ from expnb.posterior.ratio import (
     log_prior,
     normal_marginal,
 )
+from expnb.posterior.sampled import Curve
 from expnb.spec.prior import Prior
 
 Batches: TypeAlias = Iterator[tuple[IntArray, Panels]]
@@ -119,6 +120,25 @@ def difference(control: Arm, treatment: Arm, prior: Prior) -> Route:
     if isinstance(control, StudentMean | RatioMean) and type(control) is type(treatment):
         return _located_difference(control, treatment, prior)
     raise mixed_kinds(control, treatment)
+
+
+def log_masses(control: Arm, treatment: Arm, prior: Prior, curve: Curve) -> tuple[FloatArray, FloatArray]:
+    """Log of the integral of likelihood times prior, and of their product at no effect, up to the same constant; each of shape (row,)."""
+    if isinstance(control, Binomial) and isinstance(treatment, Binomial):
+        place = locate_binomial(control, treatment)
+        marginal = binomial_marginal(control, treatment, place.centre, flat=False)
+    elif isinstance(control, NormalMean) and isinstance(treatment, NormalMean):
+        place = locate_normal(control, treatment)
+        marginal = normal_marginal(control, treatment, flat=False)
+    elif isinstance(control, Poisson) and isinstance(treatment, Poisson):
+        place = locate_poisson(control, treatment)
+        marginal = poisson_marginal(control, treatment, flat=False)
+    else:
+        raise mixed_kinds(control, treatment)
+    top = curve.scale.of(curve.mode)
+    at = np.concatenate([top, np.zeros_like(top)], axis=1)
+    values = _with_prior(marginal, prior, place)(np.arange(len(at)), at - place.centre[:, None])
+    return values[:, 0] - np.log(curve.at(top)[1][:, 0]), values[:, 1]
 
 
 def _located_ratio(control: Located, treatment: Located, prior: Prior) -> Route:

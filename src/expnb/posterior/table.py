@@ -31,6 +31,7 @@ BINOMIAL, POISSON, NORMAL, STUDENT, RATIO = range(5)
 
 # Below this ratio of mean to standard error a relative effect may have the wrong sign.
 CLEARLY_POSITIVE = 5.0
+HARM = 3  # its place among `Table.cuts`
 FEW_UNITS = 200  # below, the standard error is itself too uncertain for a Normal
 LEAST_UNITS = 4  # of a mean: with fewer Student's t has no variance
 STRONG_DENOMINATOR = 30.0  # mean / standard error, from which on the delta method holds

@@ -30,12 +30,14 @@ from expnb.posterior.routes import mixed_kinds, require_log_scale
 from expnb.spec.prior import Prior
 
 REACH = 6.5  # standard deviations of a Normal that are looked at
-_DROP = 21.0  # the same: what lies below exp(-21) = 8e-10 of the peak is left out
+_AROUND = np.linspace(-8.0, 8.0, 65)  # the same, where the end of what matters is looked for
+_DROP = 18.0  # what lies below exp(-18) = 2e-8 of the peak is left out
 _DOUBT = 4.0  # of the Gaussians that say where the peak is, in logs
 _STEPS_PER_POLE = 6.0  # distance of a Student-t's poles from the real line
 _STEP_CLASSES = 4.0  # per octave: nodes of tau whose steps are equal have grid points in common
 _NODES = (16, 18, 20, 23, 26, 32, 40, 56, 80)  # of tau
-_LAST = 5e-4  # coefficients of the density of tau, beside 0.5 of the first; sums over the nodes are exact to about its square
+_BEND = 0.7  # of the mass of tau lies below the value at which nodes begin to be spread by its logarithm
+_LAST = 1e-4  # coefficients of the density of tau, beside 0.5 of the first; sums over the nodes are exact to about its square
 _NULL = 0.1
 
 
@@ -96,8 +98,8 @@ class Scales:
     tau : ndarray
     log_weight : ndarray
         Of the rule times the prior of tau.
-    low, high : ndarray
-        Stretch of mu that matters.
+    low, likely, high : ndarray
+        Stretch of mu that matters, and its likeliest point.
     step : ndarray
         Of the grid of mu.
     """
@@ -105,6 +107,7 @@ class Scales:
     tau: FloatArray
     log_weight: FloatArray
     low: FloatArray
+    likely: FloatArray
     high: FloatArray
     step: FloatArray
 
@@ -128,13 +131,13 @@ class Tuning:
 def first_look(data: Evidence, prior: Prior, tau_scale: float) -> Tuning:
     """Range of tau that matters, by Normal likelihoods; checked later."""
     least = 1e-3 * min(float(data.spread.min()), tau_scale)
-    tau = np.geomspace(least, 7.0 * tau_scale, 64)
+    tau = np.geomspace(least, 6.2 * tau_scale, 64)
     log_f = _profile(data, prior, tau) - 0.5 * (tau / tau_scale) ** 2
     log_mass = log_f + np.log(tau)
-    kept = np.flatnonzero(log_mass > log_mass.max() - 19.0)
+    kept = np.flatnonzero(log_mass > log_mass.max() - 18.0)
     low = 0.0 if log_f[0] > log_f.max() - 24.0 else float(tau[max(kept[0] - 1, 0)])
     running = np.cumsum(np.exp(log_mass - log_mass.max()))
-    bend = float(tau[np.searchsorted(running, 0.1 * running[-1])])
+    bend = float(tau[np.searchsorted(running, _BEND * running[-1])])
     return Tuning(low, float(tau[min(kept[-1] + 1, len(tau) - 1)]), bend)
 
 
@@ -183,10 +186,10 @@ def scales(data: Evidence, prior: Prior, tau_scale: float, tuning: Tuning) -> Sc
         if np.abs(legendre_series(x, mass / mass.sum())[-2:]).max() < _LAST / tuning.fineness:
             break
     mean, var, log_f = normal_means(data, tau)
-    low, high = _reach(mean, tuning.reach * np.sqrt(var), log_f + log_weight, prior)
+    low, likely, high = _reach(mean, tuning.reach * np.sqrt(var), log_f + log_weight, prior)
     step = np.minimum(np.sqrt(var) / STEPS_PER_SD, _finest(prior)) / tuning.fineness
     step = 2.0 ** (np.floor(_STEP_CLASSES * np.log2(step)) / _STEP_CLASSES)
-    return Scales(tau, log_weight, np.floor(low / step) * step, high, step)
+    return Scales(tau, log_weight, np.floor(low / step) * step, likely, high, step)
 
 
 def log_prior_of_mu(prior: Prior, mu: FloatArray) -> FloatArray:
@@ -218,11 +221,13 @@ def _finest(prior: Prior) -> float:
     return least * min(0.5, math.sqrt(prior.df) / _STEPS_PER_POLE)
 
 
-def _reach(mean: FloatArray, sd: FloatArray, height: FloatArray, prior: Prior) -> tuple[FloatArray, FloatArray]:
-    """Where a Normal times the prior matters among all others, shape (node,) each; `height` is the log of each Normal's peak."""
-    around = np.linspace(-REACH, REACH, 53)
+def _reach(
+    mean: FloatArray, sd: FloatArray, height: FloatArray, prior: Prior
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Where a Normal times the prior begins to matter among all others, peaks, and ends, shape (node,) each; `height` is the log of each Normal's peak."""
     points = np.concatenate(
-        [mean[:, None] + sd[:, None] * around, np.broadcast_to(prior.scale * around, (len(mean), len(around)))], axis=1
+        [mean[:, None] + sd[:, None] * _AROUND, np.broadcast_to(prior.scale * _AROUND, (len(mean), len(_AROUND)))],
+        axis=1,
     )
     points = np.sort(points, axis=1)
     log_f = log_prior_of_mu(prior, points) - 0.5 * ((points - mean[:, None]) / sd[:, None]) ** 2
@@ -232,4 +237,4 @@ def _reach(mean: FloatArray, sd: FloatArray, height: FloatArray, prior: Prior) -
     first = np.maximum(keep.argmax(axis=1) - 1, 0)
     last = np.minimum(keep.shape[1] - keep[:, ::-1].argmax(axis=1), keep.shape[1] - 1)
     row = np.arange(len(mean))
-    return points[row, first], points[row, last]
+    return points[row, first], points[row, log_f.argmax(axis=1)], points[row, last]
