@@ -4,11 +4,12 @@ import sys
 import numpy as np
 import pytest
 
-from expnb.errors import EngineError, NameNotFoundError, PosteriorError
+from expnb.errors import EngineError, NameNotFoundError, PosteriorError, SpecError
 from expnb.models import Sampling, sample
 from expnb.models.agreement import Gap
 from expnb.models.environment import compile_folder, pytensor_flags
-from expnb.models.fit import _agreement, fit
+from expnb.models.fit import fit
+from expnb.models.pymc_fit import _agreement
 from expnb.models.sampler import Diagnostics, compiled_shapes
 from expnb.spec.metric import Metric
 from expnb.spec.prior import Prior
@@ -201,3 +202,11 @@ def test_flags_that_the_user_set_for_pytensor_stay():
     assert pytensor_flags("floatX=float64") == f"floatX=float64,{ours}"
     assert pytensor_flags("base_compiledir=/tmp/mine") == "base_compiledir=/tmp/mine,blas__ldflags="
     assert pytensor_flags("", "[global]\nbase_compiledir = /tmp/mine") == "blas__ldflags="
+
+
+def test_a_prior_goes_by_the_name_of_its_family(cookie_cats):
+    named, given = fit(*cookie_cats, prior="flat"), fit(*cookie_cats, prior=Prior(family="flat"))
+    assert [e.p_improvement for e in named.effects] == [e.p_improvement for e in given.effects]
+    assert named.prior == "flat"
+    with pytest.raises(SpecError, match="prior family is 'flatt'"):
+        fit(*cookie_cats, prior="flatt")

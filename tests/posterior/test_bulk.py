@@ -77,6 +77,28 @@ def test_an_arm_of_one_unit_has_no_posterior():
     found = xb.compare(frame, prior=FLAT).set_index(["metric", "variant"])
     assert np.isnan(found.loc[("wait", "a"), "p_improvement"])
     assert found.loc[("wait", "a"), "mean_treatment"] > 0
+    assert found.loc[("wait", "a"), "note"] == "no posterior: fewer than four units in an arm"
+    assert found.loc[("buys", "a"), "note"] == "no posterior: fewer than two units in an arm"
+    assert (found.query("variant == 'b'").note == "").all()
+
+
+def test_what_is_constant_and_what_has_no_ratio_say_so():
+    frame = table(1).query("variant != 'b'")
+    still = frame.metric == "wait"
+    frame.loc[still, "variance"] = 0.0
+    frame.loc[~still & (frame.variant == "control"), "mean"] = 0.0
+    notes = xb.compare(frame).note.tolist()
+    assert notes[0] == "no relative effect: nothing converted in control"
+    assert notes[1].startswith("no posterior: all values are equal")
+
+
+def test_a_prior_goes_by_the_name_of_its_family():
+    frame = table(1)
+    pd.testing.assert_frame_equal(xb.compare(frame, prior="flat"), xb.compare(frame, prior=FLAT))
+    with pytest.raises(errors.SpecError, match="prior family is 'flatt'.*'flat'"):
+        xb.compare(frame, prior="flatt")
+    with pytest.raises(errors.SpecError, match="prior is 0.1; it is an xb.Prior"):
+        xb.compare(frame, prior=0.1)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from expnb.posterior.evidence import selections
 from expnb.posterior.fit import Comparison, HasCells, comparisons
 from expnb.posterior.table import Table
 from expnb.spec.experiment import Experiment
-from expnb.spec.prior import Prior
+from expnb.spec.prior import Prior, as_prior
 from expnb.stats.cells import ALL, Cells
 from expnb.stats.checks import Check
 
@@ -146,7 +146,7 @@ def build(
     segment: str = ALL,
     by: str = "",
     family: Family | None = None,
-    prior: Prior | None = None,
+    prior: Prior | str | None = None,
 ) -> pm.Model:
     """The PyMC model of a metric, to read and to extend.
 
@@ -163,8 +163,8 @@ def build(
         Such as ``"country"``: one treatment in all segments of that name, partially pooled.
     family : {"negative_binomial", "hurdle"}, optional
         Another likelihood than the exact engine's, to look at: counts that come in bursts, or revenue as share of payers times LogNormal payments.
-    prior : Prior, optional
-        The metric's own, or the experiment's, when left out.
+    prior : Prior or str, optional
+        Or the name of its family, such as "flat"; the metric's own, or the experiment's, when left out.
 
     Returns
     -------
@@ -193,7 +193,7 @@ def sample(  # noqa: PLR0913 - options of one verb
     segment: str = ALL,
     by: str = "",
     family: Family | None = None,
-    prior: Prior | None = None,
+    prior: Prior | str | None = None,
     seed: int = 0,
     sampling: Sampling | None = None,
 ) -> Trace:
@@ -254,7 +254,7 @@ def _question(
     segment: str,
     by: str,
     family: Family | None,
-    prior: Prior | None,
+    prior: Prior | str | None,
 ) -> Question:
     asked, cells = experiment.metric(metric), data if isinstance(data, Cells) else data.cells
     check_kind(asked)
@@ -264,17 +264,17 @@ def _question(
         if name not in experiment.treatments:
             raise NameNotFoundError("treatment", name, experiment.treatments)
     wanted = list(treatments or experiment.treatments)
-    prior = prior or experiment.prior_on(metric)
+    stated = experiment.prior_on(metric) if prior is None else as_prior(prior)
     known = list(comparisons(experiment, cells, asked))
     if by:
-        return _pooled(known, by, wanted, family, experiment, prior)
+        return _pooled(known, by, wanted, family, experiment, stated)
     table, rows = _rows(known, segment, wanted)
     if family is None:
-        return arms_question(table, rows, experiment.control, prior)
+        return arms_question(table, rows, experiment.control, stated)
     where = dict(selections(experiment, cells))[segment]
     verb = payers_question if family == "hurdle" else histogram_question
     pairs = [table.pairs[row] for row in rows]
-    made = verb(pairs, cells, cells.n >= 0 if where is None else where, experiment.control, prior)
+    made = verb(pairs, cells, cells.n >= 0 if where is None else where, experiment.control, stated)
     for check in made.checks:
         if check.outcome != "ok":
             warnings.warn(check.sentence, RuntimeWarning, stacklevel=4)

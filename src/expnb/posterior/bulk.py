@@ -11,9 +11,9 @@ from expnb.errors import PosteriorError, SourceError, check_choice
 from expnb.posterior.arms import Arm, BoolArray, FloatArray, IntArray
 from expnb.posterior.effects import alike, facts_of, figures_of, quantities
 from expnb.posterior.exact import prob_best
-from expnb.posterior.table import LEAST_UNITS, NORMAL, Samples, Table
+from expnb.posterior.table import LEAST_UNITS, NO_SPREAD, NORMAL, Samples, Table, too_few
 from expnb.spec.metric import Direction
-from expnb.spec.prior import FLAT, Prior
+from expnb.spec.prior import FLAT, Prior, as_prior
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,11 +59,21 @@ class _Columns(Table):
             ),
         }
         fewest, means = np.minimum(control.n, treatment.n), self.family >= NORMAL
-        still = means & (control.m2 == 0) & (treatment.m2 == 0)
-        self.__dict__["known"] = (fewest >= np.where(means, LEAST_UNITS, 2)) & ~still
+        self._few = fewest < np.where(means, LEAST_UNITS, 2)
+        self._still = means & (control.m2 == 0) & (treatment.m2 == 0)
+        self.__dict__["known"] = ~self._few & ~self._still
+
+    @property
+    def notes(self) -> list[str]:
+        """Why figures are missing; empty where none is."""
+        out = self.not_relative
+        for row in np.flatnonzero(~self.known).tolist():
+            least = LEAST_UNITS if self.family[row] >= NORMAL else 2
+            out[row] = f"no posterior: {too_few(least) if self._few[row] else NO_SPREAD}"
+        return out
 
 
-def compare(frame: pd.DataFrame, *, control: str = "control", prior: Prior | None = None) -> pd.DataFrame:
+def compare(frame: pd.DataFrame, *, control: str = "control", prior: Prior | str | None = None) -> pd.DataFrame:
     """Every treatment of many experiments against its control, by the exact engine.
 
     Parameters
@@ -73,13 +83,13 @@ def compare(frame: pd.DataFrame, *, control: str = "control", prior: Prior | Non
         kinds `variance` (of the values of units, not of their mean). Optional: `direction` ("increase" or "decrease"), `rope` and `margin` (relative), constant for a metric of an experiment.
     control : str
         The variant that is the control, of the same name in all experiments.
-    prior : Prior, optional
-        On every relative effect; the default prior when left out.
+    prior : Prior or str, optional
+        On every relative effect, or the name of its family, such as "flat"; the default prior when left out.
 
     Returns
     -------
     DataFrame
-        One row per experiment, metric and treatment, in the order of `frame`. Figures as in `Posterior.summary`; NaN where none can be stated, as without two units in an arm. `p_best` of three arms or more
+        One row per experiment, metric and treatment, in the order of `frame`. Figures as in `Posterior.summary`; NaN where none can be stated, as without two units in an arm; `note` then says why. `p_best` of three arms or more
         is stated without a prior only: under one it costs as much as a thousand other figures, and `fit` states it.
 
     Raises
@@ -92,7 +102,7 @@ def compare(frame: pd.DataFrame, *, control: str = "control", prior: Prior | Non
     import pandas as pd  # noqa: PLC0415 - 1.5 s, only where frames are
 
     _check(frame)
-    prior = prior or Prior()
+    prior = Prior() if prior is None else as_prior(prior)
     group = _groups(frame)
     own: BoolArray = frame["variant"].to_numpy() == control
     place = _controls(frame, group, own, control)
@@ -112,7 +122,8 @@ def compare(frame: pd.DataFrame, *, control: str = "control", prior: Prior | Non
     raw = {name: facts[name] for name in ("mean_control", "mean_treatment", "effect_abs", "effect_rel")}
     tests = {name: facts[name] for name in ("p_value", "ci_low", "ci_high")}
     prior_id = np.where(table.relative, prior.id, FLAT.id)
-    return pd.concat([names, pd.DataFrame({**numbers, **raw, **figures, **tests, "prior": prior_id})], axis=1)
+    last = {"prior": prior_id, "note": table.notes}
+    return pd.concat([names, pd.DataFrame({**numbers, **raw, **figures, **tests, **last})], axis=1)
 
 
 compare.__doc__ = (compare.__doc__ or "").format(kinds=", ".join(KINDS))

@@ -233,14 +233,13 @@ class Table:
         least = np.where(mean, LEAST_UNITS, 2)
         weak = self.strength < WEAKEST_DENOMINATOR
         out = [pair.trouble for pair in self.pairs]
-        words = {2: "two", LEAST_UNITS: "four"}
         for row in np.flatnonzero(self.hidden | (fewest < least) | still | weak).tolist():
             if self.hidden[row]:
                 out[row] = f"fewer than {self.pairs[row].min_cell} units in an arm, which are not shown"
             elif out[row]:
                 continue
             elif fewest[row] < least[row]:
-                out[row] = f"fewer than {words[int(least[row])]} units in an arm"
+                out[row] = too_few(int(least[row]))
             elif still[row]:
                 out[row] = NO_ERROR if self.pairs[row].metric.kind == "quantile" else NO_SPREAD
             else:
@@ -326,6 +325,11 @@ class Table:
         """Effects at which probabilities are wanted, shape (row, 4): none, +rope, -rope, and harm beyond the margin."""
         rope, margin = np.nan_to_num(self.rope), np.nan_to_num(self.margin)
         return np.stack([np.zeros_like(rope), rope, -rope, -self.sign * margin], axis=1)
+
+
+def too_few(least: int) -> str:
+    """Why an arm of fewer than `least` units has no posterior."""
+    return f"fewer than {({2: 'two', LEAST_UNITS: 'four'})[least]} units in an arm"
 
 
 def _looks_poisson(arm: Samples) -> BoolArray:

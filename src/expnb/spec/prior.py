@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from expnb.errors import SpecError, check_choice
 from expnb.spec.canonical import digest
@@ -159,3 +159,20 @@ class Prior:
 
 
 FLAT = Prior(family="flat")
+
+
+def as_prior(prior: Prior | str) -> Prior:
+    """The prior itself, or the one of a family by its name: ``"flat"``.
+
+    Raises
+    ------
+    SpecError
+        If no family has that name, or it is something else.
+    """
+    if isinstance(prior, str):
+        return Prior(family=cast("PriorFamily", prior))
+    if not isinstance(prior, Prior):
+        raise SpecError(
+            f'prior is {prior!r}; it is an xb.Prior, or the name of a family. Write xb.Prior(scale=0.03), or "flat".'
+        )
+    return prior
