@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.figure import Figure
-from expnb.posterior.arms import Arm, Binomial, NormalMean, Poisson, RatioMean, StudentMean
-from expnb.posterior.exact import absolute_effect, relative_effect
+from expnb.posterior.exact.arms import Arm, Binomial, NormalMean, Poisson, RatioMean, StudentMean
+from expnb.posterior.exact.engine import absolute_effect, relative_effect
 from expnb.spec.prior import FLAT, Prior
 
 Floats = NDArray[np.float64]

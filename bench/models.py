@@ -190,7 +190,7 @@ def theirs() -> dict[str, float]:
     each = []
     for fit in range(THEIR_FITS):
         from expnb.models.conversion import conversion_data
-        from expnb.posterior.arms import Binomial
+        from expnb.posterior.exact.arms import Binomial
         from expnb.spec.prior import Prior
 
         column = cells(50_000, fit).metrics["k"]
@@ -244,7 +244,7 @@ def log_ratio(rng: np.random.Generator) -> float:
 
 def conversion(rng: np.random.Generator, lam: float | None = None) -> World:
     """The control's rate is uniform, as its reference prior says."""
-    from expnb.posterior.arms import Binomial
+    from expnb.posterior.exact.arms import Binomial
 
     while True:
         rate, effect = rng.random(), log_ratio(rng) if lam is None else lam
@@ -257,7 +257,7 @@ def conversion(rng: np.random.Generator, lam: float | None = None) -> World:
 
 def mean(rng: np.random.Generator) -> World:
     """The control's mean is uniform over far more than its error."""
-    from expnb.posterior.arms import NormalMean
+    from expnb.posterior.exact.arms import NormalMean
 
     level, effect, se = rng.uniform(5, 50), log_ratio(rng), rng.uniform(0.05, 0.4, 2)
     return World((NormalMean(rng.normal(level * np.array([1.0, np.exp(effect)]), se), se),), effect)
@@ -265,7 +265,7 @@ def mean(rng: np.random.Generator) -> World:
 
 def mean_of_few(rng: np.random.Generator) -> World:
     """Ten to forty Normal values per arm, with a spread of any size."""
-    from expnb.posterior.arms import StudentMean
+    from expnb.posterior.exact.arms import StudentMean
 
     level, effect, n = rng.uniform(5, 50), log_ratio(rng), rng.integers(10, 40, 2)
     values = [
@@ -279,7 +279,7 @@ def mean_of_few(rng: np.random.Generator) -> World:
 
 def count(rng: np.random.Generator) -> World:
     """The control's rate is uniform over far more than its error."""
-    from expnb.posterior.arms import Poisson
+    from expnb.posterior.exact.arms import Poisson
 
     rate, effect, units = rng.uniform(0.2, 4), log_ratio(rng), rng.integers(200, 5_000, 2)
     events = rng.poisson(units * rate * np.array([1.0, np.exp(effect)]))
@@ -328,7 +328,7 @@ def hurdle(rng: np.random.Generator) -> World:
 
 def segments(rng: np.random.Generator) -> World:
     """One treatment in eight segments."""
-    from expnb.posterior.arms import Binomial
+    from expnb.posterior.exact.arms import Binomial
 
     mu, tau = log_ratio(rng), abs(rng.normal(0, 0.03))
     rate = rng.uniform(0.02, 0.6, SEGMENTS)
@@ -339,7 +339,7 @@ def segments(rng: np.random.Generator) -> World:
 
 def segments_of_means(rng: np.random.Generator) -> World:
     """The same with means."""
-    from expnb.posterior.arms import NormalMean
+    from expnb.posterior.exact.arms import NormalMean
 
     mu, tau, level = log_ratio(rng), abs(rng.normal(0, 0.03)), rng.uniform(5, 50, SEGMENTS)
     se = 0.03 * level
@@ -469,7 +469,7 @@ def answers(name: str) -> dict[str, float]:
 
 def _two_arms(world: World, raw, own) -> list[float]:  # noqa: ANN001
     from expnb.models.arviz_bridge import draws
-    from expnb.posterior.exact import absolute_effect, relative_effect
+    from expnb.posterior.exact.engine import absolute_effect, relative_effect
 
     (arms,) = world.arms
     control, treatment = arms.take(np.array([0])), arms.take(np.array([1]))
@@ -488,7 +488,7 @@ def _two_arms(world: World, raw, own) -> list[float]:  # noqa: ANN001
 
 def _pooled(world: World, raw, own) -> list[float]:  # noqa: ANN001
     from expnb.models.arviz_bridge import draws
-    from expnb.posterior.pooling import pool
+    from expnb.posterior.pooling.pool import pool
 
     exact = pool(*world.arms, own, np.zeros(1), margin=0.02)
     mu, tau, delta = (draws(raw, variable) for variable in ("mu", "tau", "log_ratio"))

@@ -85,8 +85,8 @@ def _in_fresh_process(side: str) -> dict[str, object]:
 
 def pooled(data: Counts) -> list:
     """Both treatments."""
-    from expnb.posterior.arms import Binomial
-    from expnb.posterior.pooling import pool
+    from expnb.posterior.exact.arms import Binomial
+    from expnb.posterior.pooling.pool import pool
     from expnb.spec.prior import Prior
 
     control, *treatments = (Binomial(k, n) for k, n in zip(data.conversions, data.units, strict=True))

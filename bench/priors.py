@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.figure import Figure
-from expnb.posterior.learn import learn_prior
-from expnb.posterior.mixture import shrink
-from expnb.posterior.score import PriorScore, score_prior
+from expnb.posterior.priors.learn import learn_prior
+from expnb.posterior.priors.mixture import shrink
+from expnb.posterior.priors.score import PriorScore, score_prior
 
 if TYPE_CHECKING:
     import pandas as pd

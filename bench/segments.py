@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from bench.document import filled
 from bench.figure import Figure
-from expnb.posterior.arms import Binomial
-from expnb.posterior.exact import relative_effect
-from expnb.posterior.pooling import pool
+from expnb.posterior.exact.arms import Binomial
+from expnb.posterior.exact.engine import relative_effect
+from expnb.posterior.pooling.pool import pool
 from expnb.spec.prior import FLAT, Prior
 
 Floats = NDArray[np.float64]

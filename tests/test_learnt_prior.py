@@ -9,7 +9,7 @@ from tests.test_workspace import decided
 
 import expnb as xb
 from expnb import errors
-from expnb.posterior.past import log_ratio, records
+from expnb.posterior.priors.past import log_ratio, records
 from expnb.spec.prior import Prior
 
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from expnb.decisions.sensitivity import Sensitivity, sensitivity
     from expnb.models.fit import fit
     from expnb.posterior.bulk import compare
-    from expnb.posterior.learn import learn_prior
-    from expnb.posterior.plain import plain_odds
     from expnb.posterior.posterior import Posterior
-    from expnb.posterior.score import score_prior
+    from expnb.posterior.priors.learn import learn_prior
+    from expnb.posterior.priors.plain import plain_odds
+    from expnb.posterior.priors.score import score_prior
     from expnb.spec.experiment import Experiment
     from expnb.spec.metric import Metric
     from expnb.spec.policy import Policy
@@ -49,14 +49,14 @@ _HOMES = {
     "compare": "expnb.posterior.bulk",
     "decide": "expnb.decisions.decide",
     "fit": "expnb.models.fit",
-    "learn_prior": "expnb.posterior.learn",
+    "learn_prior": "expnb.posterior.priors.learn",
     "load_cohort": "expnb.cohorts.cohort",
     "load_cohorts": "expnb.cohorts.cohort",
     "open_workspace": "expnb.workspace",
-    "plain_odds": "expnb.posterior.plain",
+    "plain_odds": "expnb.posterior.priors.plain",
     "plan_ramp": "expnb.decisions.plan",
     "read_experiment": "expnb.spec.read",
-    "score_prior": "expnb.posterior.score",
+    "score_prior": "expnb.posterior.priors.score",
     "sensitivity": "expnb.decisions.sensitivity",
 }
 _MODULES = ("charts", "datasets", "demo", "errors", "flags", "models", "reports", "widgets")

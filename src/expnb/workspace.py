@@ -33,9 +33,9 @@ from expnb.flags.connect import connect
 from expnb.flags.split import check_split, serve_sample
 from expnb.ledger.approvals import approvals_needed, approvers, check_approvals, check_approver, check_role
 from expnb.ledger.ledger import Entry, EntryKind, Ledger
-from expnb.posterior.learn import LEAST
-from expnb.posterior.past import frame, learnt_or_default, records, with_priors
 from expnb.posterior.posterior import Posterior
+from expnb.posterior.priors.learn import LEAST
+from expnb.posterior.priors.past import frame, learnt_or_default, records, with_priors
 from expnb.spec.canonical import Json, canonical_json, to_json
 from expnb.spec.catalogue import Catalogue, CatalogueRow, Registered, new_version, silent_edit, to_register
 from expnb.spec.experiment import Experiment

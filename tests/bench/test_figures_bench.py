@@ -8,7 +8,7 @@ from bench import __main__ as run
 from bench import priors, start_up, tails
 
 import expnb as xb
-from expnb.posterior.score import score_prior
+from expnb.posterior.priors.score import score_prior
 
 
 @pytest.mark.slow

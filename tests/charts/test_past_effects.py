@@ -9,7 +9,7 @@ import expnb as xb
 from expnb import errors
 from expnb.charts.figure import OLDEST_VEGA_LITE
 from expnb.charts.past_effects import MOST
-from expnb.posterior.mixture import shrink
+from expnb.posterior.priors.mixture import shrink
 
 QUANTITIES = ["raw", "raw_low", "raw_high", "shrunk", "low", "high", "p_above_zero", "p_no_effect"]
 

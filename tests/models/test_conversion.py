@@ -5,7 +5,7 @@ from scipy import stats
 from expnb.errors import EngineError, NameNotFoundError
 from expnb.models import build
 from expnb.models.conversion import conversion_data, conversion_model
-from expnb.posterior.arms import Binomial
+from expnb.posterior.exact.arms import Binomial
 from expnb.spec.metric import Metric
 from expnb.spec.prior import FLAT, Prior
 

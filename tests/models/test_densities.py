@@ -16,7 +16,7 @@ from expnb.models.count import (
 from expnb.models.hurdle import Payers, hurdle_data, hurdle_model
 from expnb.models.mean import mean_data, mean_model
 from expnb.models.segments import segments_data, segments_model
-from expnb.posterior.arms import Binomial, NormalMean, Poisson, StudentMean
+from expnb.posterior.exact.arms import Binomial, NormalMean, Poisson, StudentMean
 from expnb.spec.prior import FLAT, Prior
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from expnb.models.arviz_bridge import ess
 from expnb.models.fit import fit
 from expnb.models.hurdle import Payers, tail
 from expnb.posterior.evidence import comparisons
-from expnb.posterior.pooling import pool
+from expnb.posterior.pooling.pool import pool
 from expnb.posterior.table import Table
 from expnb.spec.metric import Metric
 from expnb.spec.prior import FLAT, Prior

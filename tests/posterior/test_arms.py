@@ -9,8 +9,8 @@ import pytest
 from scipy import optimize, special, stats
 
 from expnb.errors import PosteriorError
-from expnb.posterior.arms import Poisson, RatioMean, StudentMean
-from expnb.posterior.exact import absolute_effect, prob_best, relative_effect
+from expnb.posterior.exact.arms import Poisson, RatioMean, StudentMean
+from expnb.posterior.exact.engine import absolute_effect, prob_best, relative_effect
 from expnb.spec.prior import Prior
 
 FLAT = Prior("flat")
@@ -180,7 +180,7 @@ def test_a_difference_of_two_t_with_equal_errors_has_the_known_tail():
 
 
 def test_many_degrees_of_freedom_are_a_normal():
-    from expnb.posterior.arms import NormalMean
+    from expnb.posterior.exact.arms import NormalMean
 
     for prior in (FLAT, Prior()):
         t = relative_effect(student(10, 0.5, 1e9), student(10.7, 0.6, 1e9), prior, CUTS)
@@ -194,7 +194,7 @@ def test_many_degrees_of_freedom_are_a_normal():
     "arms", [*PAIRS, *RATIOS, (poisson(0, 1000), poisson(3, 1000))], ids=lambda pair: type(pair[0]).__name__
 )
 def test_the_best_of_two_is_the_better_one_on_both_scales(arms, prior):
-    from expnb.posterior.best import share_best
+    from expnb.posterior.exact.best import share_best
 
     best = share_best(arms, prior, largest=True)[0, 1]
     assert best == pytest.approx(absolute_effect(*arms, prior, np.zeros(1)).p_above[0, 0], abs=1e-6)

@@ -11,8 +11,8 @@ import math
 import numpy as np
 import pytest
 
-from expnb.posterior.arms import Binomial, NormalMean, Poisson, RatioMean, StudentMean
-from expnb.posterior.exact import absolute_effect, relative_effect
+from expnb.posterior.exact.arms import Binomial, NormalMean, Poisson, RatioMean, StudentMean
+from expnb.posterior.exact.engine import absolute_effect, relative_effect
 from expnb.spec.prior import Prior
 
 FLAT, PRIOR = Prior("flat"), Prior(scale=0.1)

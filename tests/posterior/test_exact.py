@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from expnb.errors import PosteriorError
-from expnb.posterior.exact import Binomial, NormalMean, Quantity, absolute_effect, prob_best, relative_effect
+from expnb.posterior.exact.engine import Binomial, NormalMean, Quantity, absolute_effect, prob_best, relative_effect
 from expnb.spec.prior import Prior
 
 Floats = NDArray[np.float64]

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from expnb.errors import PosteriorError
-from expnb.posterior.grid import Panels, first_breaks, resolve, support
-from expnb.posterior.hdi import shortest_interval
+from expnb.posterior.exact.grid import Panels, first_breaks, resolve, support
+from expnb.posterior.exact.hdi import shortest_interval
 
 Floats = NDArray[np.float64]
 

@@ -7,8 +7,8 @@ from tests.posterior.past import frame, sample
 
 import expnb as xb
 from expnb import errors
-from expnb.posterior.learn import _LOG_TAUS, _few, _posterior, select
-from expnb.posterior.mixture import shrink
+from expnb.posterior.priors.learn import _LOG_TAUS, _few, _posterior, select
+from expnb.posterior.priors.mixture import shrink
 from expnb.spec.prior import Prior
 
 NEW = 200  # experiments to come, per learnt prior

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from expnb.posterior.mixture import components, shrink
-from expnb.posterior.plain import null_probability
+from expnb.posterior.priors.mixture import components, shrink
+from expnb.posterior.priors.plain import null_probability
 from expnb.spec.prior import FLAT, Prior
 
 LEARNT = Prior(family="learnt", scales=(0.005, 0.03), weights=(0.6, 0.4), null_share=0.5)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from expnb.errors import PosteriorError
-from expnb.posterior.mixture import shrink
-from expnb.posterior.plain import counted_odds, null_probability, plain_odds
+from expnb.posterior.priors.mixture import shrink
+from expnb.posterior.priors.plain import counted_odds, null_probability, plain_odds
 from expnb.spec.prior import FLAT, Prior
 
 TAU, SE = 0.03, 0.02

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from expnb.posterior import lattice
-from expnb.posterior.arms import Binomial, NormalMean, Poisson, StudentMean
-from expnb.posterior.exact import absolute_effect, both_effects, prob_best, relative_effect
-from expnb.posterior.mixture import shrink
+from expnb.posterior.exact import lattice
+from expnb.posterior.exact.arms import Binomial, NormalMean, Poisson, StudentMean
+from expnb.posterior.exact.engine import absolute_effect, both_effects, prob_best, relative_effect
+from expnb.posterior.priors.mixture import shrink
 from expnb.spec.prior import Prior
 
 LEARNT = Prior(family="learnt", scales=(0.005, 0.03), weights=(0.6, 0.4), null_share=0.5)

@@ -11,10 +11,10 @@ from scipy import stats
 from scipy.interpolate import CubicSpline
 
 from expnb.errors import PosteriorError
-from expnb.posterior.arms import Binomial, NormalMean, Poisson, StudentMean
-from expnb.posterior.exact import relative_effect
-from expnb.posterior.pooling import pool
-from expnb.posterior.two_scales import evidence
+from expnb.posterior.exact.arms import Binomial, NormalMean, Poisson, StudentMean
+from expnb.posterior.exact.engine import relative_effect
+from expnb.posterior.pooling.pool import pool
+from expnb.posterior.pooling.two_scales import evidence
 from expnb.spec.prior import Prior
 
 ZERO = np.zeros(1)

@@ -7,9 +7,9 @@ from tests.posterior.past import frame, sample
 
 import expnb as xb
 from expnb import errors
-from expnb.posterior.learn import select
-from expnb.posterior.mixture import shrink
-from expnb.posterior.score import _held_out, log_predictive
+from expnb.posterior.priors.learn import select
+from expnb.posterior.priors.mixture import shrink
+from expnb.posterior.priors.score import _held_out, log_predictive
 from expnb.spec.prior import FLAT, Prior
 
 LEARNT = "learnt from the others"

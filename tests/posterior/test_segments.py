@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 import expnb as xb
-from expnb.posterior.arms import StudentMean
+from expnb.posterior.exact.arms import StudentMean
 from expnb.posterior.fit import fit_exact
-from expnb.posterior.pooling import pool
-from expnb.posterior.segments import around_none
+from expnb.posterior.pooling.pool import pool
+from expnb.posterior.pooling.segments import around_none
 
 LEARNT = xb.Prior(family="learnt", scales=(0.01, 0.03), weights=(0.6, 0.4), null_share=0.5)
 # units and conversions of old and new

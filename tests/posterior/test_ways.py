@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from expnb.posterior import sampled, smooth
-from expnb.posterior.arms import Binomial, NormalMean, Poisson
-from expnb.posterior.best import share_best
-from expnb.posterior.edgeworth import Edgeworth
-from expnb.posterior.exact import absolute_effect, prob_best, relative_effect
+from expnb.posterior.exact import sampled, smooth
+from expnb.posterior.exact.arms import Binomial, NormalMean, Poisson
+from expnb.posterior.exact.best import share_best
+from expnb.posterior.exact.edgeworth import Edgeworth
+from expnb.posterior.exact.engine import absolute_effect, prob_best, relative_effect
 from expnb.spec.prior import FLAT, Prior
 from expnb.stats.normal import MANY, cdf
 
@@ -113,7 +113,7 @@ def test_the_best_of_three_agrees_on_the_lattice_and_on_nodes(kind, largest, mon
     three = [arm.take(np.arange(3)) for arm in arms(kind, 3)]
     for prior in (FLAT, Prior()):
         found = prob_best(three, prior, largest=largest)
-        monkeypatch.setattr("expnb.posterior.lattice.shares", lambda *_, **__: iter(()))
+        monkeypatch.setattr("expnb.posterior.exact.lattice.shares", lambda *_, **__: iter(()))
         assert np.abs(found - share_best(three, prior, largest=largest)).max() <= 1e-6
         monkeypatch.undo()
 

@@ -16,8 +16,8 @@ from expnb.charts.frame import Ends, x_of
 from expnb.charts.theme import BETTER, TEXT, TEXT_SIZE, WIDTH, config
 from expnb.charts.words import Measure
 from expnb.errors import PosteriorError
-from expnb.posterior.learn import check_effects
-from expnb.posterior.mixture import shrink
+from expnb.posterior.priors.learn import check_effects
+from expnb.posterior.priors.mixture import shrink
 from expnb.spec.prior import Prior
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from expnb.models.environment import prepare
-from expnb.posterior.arms import FloatArray
+from expnb.posterior.exact.arms import FloatArray
 
 
 class Container(Protocol):

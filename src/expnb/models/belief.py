@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from expnb.posterior.arms import FloatArray, IntArray
+from expnb.posterior.exact.arms import FloatArray, IntArray
 from expnb.spec.prior import Prior
 
 Data: TypeAlias = dict[str, FloatArray | IntArray]

@@ -9,7 +9,7 @@ import numpy as np
 
 from expnb.models.environment import prepare
 from expnb.models.tied import Data, Slope, coords_of, standard, standardised, tie
-from expnb.posterior.arms import Binomial, FloatArray
+from expnb.posterior.exact.arms import Binomial, FloatArray
 from expnb.spec.prior import Prior
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 from expnb.models.belief import Tensor
 from expnb.models.environment import prepare
 from expnb.models.tied import Data, Slope, coords_of, standard, standardised, tie
-from expnb.posterior.arms import FloatArray, IntArray, Poisson
+from expnb.posterior.exact.arms import FloatArray, IntArray, Poisson
 from expnb.spec.prior import Prior
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 from expnb.errors import PosteriorError
 from expnb.models.environment import prepare
 from expnb.models.tied import Data, Slope, coords_of, standard, standardised, tie
-from expnb.posterior.arms import FloatArray
+from expnb.posterior.exact.arms import FloatArray
 from expnb.spec.prior import Prior
 from expnb.stats.checks import Check
 

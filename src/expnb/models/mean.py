@@ -9,7 +9,7 @@ import numpy as np
 
 from expnb.models.environment import prepare
 from expnb.models.tied import Data, Slope, coords_of, standard, standardised, tie, tied_data
-from expnb.posterior.arms import FloatArray, NormalMean, StudentMean
+from expnb.posterior.exact.arms import FloatArray, NormalMean, StudentMean
 from expnb.spec.prior import Prior
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from expnb.models.question import Question, arms_question, check_kind, pooled_qu
 from expnb.models.run import Trace, answer
 from expnb.models.sampling import Sampling
 from expnb.models.summary import best_shares, quantity, share_ess, smooth, stacked
-from expnb.posterior.arms import Arm, FloatArray
 from expnb.posterior.effect import Effect, PooledEffect
+from expnb.posterior.exact.arms import Arm, FloatArray
 from expnb.posterior.fit import (
     Comparison,
     Quantities,
@@ -25,11 +25,11 @@ from expnb.posterior.fit import (
     fit_exact,
     without_posterior,
 )
-from expnb.posterior.pooling import Pooled
+from expnb.posterior.pooling.pool import Pooled
+from expnb.posterior.pooling.segments import pool_segments
+from expnb.posterior.pooling.two_scales import evidence
 from expnb.posterior.posterior import Posterior
-from expnb.posterior.segments import pool_segments
 from expnb.posterior.table import HARM, Table
-from expnb.posterior.two_scales import evidence
 from expnb.spec.experiment import Experiment
 from expnb.spec.metric import Metric
 from expnb.spec.prior import Prior

@@ -17,9 +17,9 @@ from expnb.models.hurdle import Payers, hurdle_data, hurdle_model, tail
 from expnb.models.mean import mean_data, mean_model
 from expnb.models.sampler import Shape
 from expnb.models.segments import Likelihood, segments_data, segments_model
-from expnb.posterior.arms import Arm, Binomial, NormalMean, Poisson, StudentMean
 from expnb.posterior.comparison import Comparison
-from expnb.posterior.segments import around_none, sound
+from expnb.posterior.exact.arms import Arm, Binomial, NormalMean, Poisson, StudentMean
+from expnb.posterior.pooling.segments import around_none, sound
 from expnb.posterior.table import RATIO, Table
 from expnb.spec.metric import Metric, MetricKind
 from expnb.spec.prior import FLAT, Prior

@@ -22,8 +22,8 @@ from expnb.models.question import (
 from expnb.models.sampler import Diagnostics, draw
 from expnb.models.sampling import Sampling
 from expnb.models.summary import hdi, share_ess
-from expnb.posterior.arms import FloatArray
 from expnb.posterior.evidence import selections
+from expnb.posterior.exact.arms import FloatArray
 from expnb.posterior.fit import Comparison, HasCells, comparisons
 from expnb.posterior.table import Table
 from expnb.spec.experiment import Experiment

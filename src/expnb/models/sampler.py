@@ -15,7 +15,7 @@ from expnb.models import arviz_bridge, progress
 from expnb.models.belief import Data
 from expnb.models.environment import prepare
 from expnb.models.sampling import Sampling
-from expnb.posterior.arms import FloatArray
+from expnb.posterior.exact.arms import FloatArray
 
 if TYPE_CHECKING:
     import pymc as pm

@@ -9,8 +9,8 @@ import numpy as np
 
 from expnb.models.belief import Data, Tensor, belief_data, log_belief
 from expnb.models.environment import prepare
-from expnb.posterior.arms import Binomial, FloatArray, NormalMean, Poisson, StudentMean
-from expnb.posterior.segments import around_none
+from expnb.posterior.exact.arms import Binomial, FloatArray, NormalMean, Poisson, StudentMean
+from expnb.posterior.pooling.segments import around_none
 from expnb.spec.prior import Prior
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from expnb.models import arviz_bridge
-from expnb.posterior.arms import FloatArray
-from expnb.posterior.quantity import Quantity
+from expnb.posterior.exact.arms import FloatArray
+from expnb.posterior.exact.quantity import Quantity
 
 HDI_PROB = 0.95
 CHART_POINTS = 160

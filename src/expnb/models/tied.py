@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from expnb.models.belief import Data, Tensor, belief_data, kind_of, log_belief, log_odds_of_none, pull
-from expnb.posterior.arms import FloatArray
+from expnb.posterior.exact.arms import FloatArray
 from expnb.spec.prior import Prior
 
 _STEPS = 200

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 
 from expnb.errors import PosteriorError, SourceError, check_choice
-from expnb.posterior.arms import Arm, BoolArray, FloatArray, IntArray
 from expnb.posterior.effects import alike, facts_of, figures_of, quantities
-from expnb.posterior.exact import prob_best
+from expnb.posterior.exact.arms import Arm, BoolArray, FloatArray, IntArray
+from expnb.posterior.exact.engine import prob_best
 from expnb.posterior.table import LEAST_UNITS, NO_SPREAD, NORMAL, Samples, Table, too_few
 from expnb.spec.metric import Direction
 from expnb.spec.prior import FLAT, Prior, as_prior

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from expnb.posterior import frequentist
-from expnb.posterior.arms import Arm, BoolArray, FloatArray, IntArray
 from expnb.posterior.comparison import Comparison
 from expnb.posterior.effect import Density, Effect
-from expnb.posterior.exact import Quantity, absolute_effect, both_effects, prob_best, relative_effect
+from expnb.posterior.exact.arms import Arm, BoolArray, FloatArray, IntArray
+from expnb.posterior.exact.engine import Quantity, absolute_effect, both_effects, prob_best, relative_effect
 from expnb.posterior.table import FEW_UNITS, HARM, RATIO, STUDENT, Table
 from expnb.spec.prior import FLAT, Prior
 

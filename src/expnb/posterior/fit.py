@@ -14,8 +14,8 @@ from expnb.posterior.effect import Effect, PooledEffect
 from expnb.posterior.effects import Quantities, assemble, diluted, without_posterior
 from expnb.posterior.effects import exact_effects as effects_of
 from expnb.posterior.evidence import comparisons, estimates
+from expnb.posterior.pooling.segments import pool_segments
 from expnb.posterior.posterior import Posterior
-from expnb.posterior.segments import pool_segments
 from expnb.spec.experiment import TRIGGER_KEY, Experiment
 from expnb.spec.metric import Metric
 from expnb.spec.prior import Prior

@@ -21,7 +21,7 @@ import math
 
 import numpy as np
 
-from expnb.posterior.arms import FloatArray, IntArray
+from expnb.posterior.exact.arms import FloatArray, IntArray
 from expnb.posterior.table import Samples, Table
 
 Z95 = 1.959963984540054

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from expnb.errors import NameNotFoundError
 from expnb.posterior.effect import SUMMARY_COLUMNS, TEXT_COLUMNS, Effect, Estimate, PooledEffect
-from expnb.posterior.plain import TYPICAL_WORKS, counted_odds, plain_odds
+from expnb.posterior.priors.plain import TYPICAL_WORKS, counted_odds, plain_odds
 from expnb.stats.cells import ALL
 from expnb.stats.checks import Check, figure
 

@@ -10,7 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from expnb.posterior.arms import (
+from expnb.posterior.comparison import Comparison
+from expnb.posterior.exact.arms import (
     WEAKEST_DENOMINATOR,
     Arm,
     Binomial,
@@ -22,7 +23,6 @@ from expnb.posterior.arms import (
     RatioMean,
     StudentMean,
 )
-from expnb.posterior.comparison import Comparison
 from expnb.stats.moments import Moments
 
 Family = Literal["binomial", "poisson", "normal", "student", "ratio"]

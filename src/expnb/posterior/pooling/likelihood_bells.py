@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from expnb.errors import PosteriorError
-from expnb.posterior.arms import FloatArray, IntArray
-from expnb.posterior.bells import FADE, STEPS_PER_SD, WIDTH, bell_weights, fade
-from expnb.posterior.grid import LogDensity, support
-from expnb.posterior.ratio import chebyshev
-from expnb.posterior.two_scales import REACH, Evidence, Scales, normal_means
+from expnb.posterior.exact.arms import FloatArray, IntArray
+from expnb.posterior.exact.grid import LogDensity, support
+from expnb.posterior.exact.ratio import chebyshev
+from expnb.posterior.pooling.bells import FADE, STEPS_PER_SD, WIDTH, bell_weights, fade
+from expnb.posterior.pooling.two_scales import REACH, Evidence, Scales, normal_means
 
 _LONGEST_STEP = 0.25  # of a log ratio: likelihoods of few conversions bend on the scale of 1
 _MOST_POINTS = 4000

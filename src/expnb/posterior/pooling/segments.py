@@ -8,11 +8,11 @@ from typing import Protocol
 
 import numpy as np
 
-from expnb.posterior.arms import Arm, Binomial, BoolArray, FloatArray, IntArray, NormalMean, Poisson
 from expnb.posterior.comparison import Comparison
 from expnb.posterior.effect import Density, Effect, PooledEffect
 from expnb.posterior.effects import loss_of, probabilities
-from expnb.posterior.pooling import Pooled, pool
+from expnb.posterior.exact.arms import Arm, Binomial, BoolArray, FloatArray, IntArray, NormalMean, Poisson
+from expnb.posterior.pooling.pool import Pooled, pool
 from expnb.posterior.table import CLEARLY_POSITIVE, Table
 from expnb.spec.prior import Prior
 from expnb.stats.cells import ALL

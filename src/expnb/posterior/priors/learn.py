@@ -18,7 +18,7 @@ import numpy as np
 
 from expnb.errors import PosteriorError, check_choice
 from expnb.posterior.effect import FloatArray
-from expnb.posterior.mixture import LOG_VARIANCE_STEP, LOG_VARIANCES, mixing_weights
+from expnb.posterior.priors.mixture import LOG_VARIANCE_STEP, LOG_VARIANCES, mixing_weights
 from expnb.spec.metric import MetricKind
 from expnb.spec.prior import Prior
 

@@ -8,10 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from expnb.errors import PosteriorError
-from expnb.posterior.arms import BoolArray, FloatArray
-from expnb.posterior.bells import FADE, WIDTH, bell_weights, fade
-from expnb.posterior.likelihood_bells import Bells, Stretch, as_bells
-from expnb.posterior.two_scales import Evidence, Scales, Tuning, first_look, legendre_series, log_prior_of_mu, scales
+from expnb.posterior.exact.arms import BoolArray, FloatArray
+from expnb.posterior.pooling.bells import FADE, WIDTH, bell_weights, fade
+from expnb.posterior.pooling.likelihood_bells import Bells, Stretch, as_bells
+from expnb.posterior.pooling.two_scales import (
+    Evidence,
+    Scales,
+    Tuning,
+    first_look,
+    legendre_series,
+    log_prior_of_mu,
+    scales,
+)
 from expnb.spec.prior import Prior
 
 _TINY = 1e-300

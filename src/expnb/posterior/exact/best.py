@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from expnb.posterior import lattice
-from expnb.posterior.arms import (
+from expnb.posterior.exact import lattice
+from expnb.posterior.exact.arms import (
     Arm,
     Binomial,
     BoolArray,
@@ -23,10 +23,10 @@ from expnb.posterior.arms import (
     RatioMean,
     StudentMean,
 )
-from expnb.posterior.grid import LogDensity, Panels, panels, resolve, support
-from expnb.posterior.point import log_bayes_factor, null_probability
-from expnb.posterior.ratio import CONTROL_FLOOR, log_prior
-from expnb.posterior.routes import flanks, mixed_kinds, require_log_scale
+from expnb.posterior.exact.grid import LogDensity, Panels, panels, resolve, support
+from expnb.posterior.exact.point import log_bayes_factor, null_probability
+from expnb.posterior.exact.ratio import CONTROL_FLOOR, log_prior
+from expnb.posterior.exact.routes import flanks, mixed_kinds, require_log_scale
 from expnb.spec.prior import Prior
 
 _EVEN = np.linspace(0.0, 1.0, 13)

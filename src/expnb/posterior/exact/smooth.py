@@ -12,11 +12,11 @@ from typing import TypeAlias
 
 import numpy as np
 
-from expnb.posterior import cumulants
-from expnb.posterior.arms import Arm, Binomial, FloatArray, IntArray, NormalMean, Poisson
-from expnb.posterior.edgeworth import Edgeworth
-from expnb.posterior.hdi import PROB
-from expnb.posterior.quantity import CHART_POINTS, Quantity
+from expnb.posterior.exact import cumulants
+from expnb.posterior.exact.arms import Arm, Binomial, FloatArray, IntArray, NormalMean, Poisson
+from expnb.posterior.exact.edgeworth import Edgeworth
+from expnb.posterior.exact.hdi import PROB
+from expnb.posterior.exact.quantity import CHART_POINTS, Quantity
 
 LARGEST_ERROR = 0.025
 """Of a Normal mean, as a share of it, up to which its logarithm is served; up to twice that near no effect."""

@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from expnb.posterior.arms import (
+from expnb.posterior.exact.arms import (
     Arm,
     Binomial,
     FloatArray,
@@ -21,12 +21,12 @@ from expnb.posterior.arms import (
     RatioMean,
     StudentMean,
 )
-from expnb.posterior.bells import STEPS_PER_SD
-from expnb.posterior.counts import locate_poisson, poisson_marginal
-from expnb.posterior.grid import LogDensity
-from expnb.posterior.located import located_marginal
-from expnb.posterior.ratio import binomial_marginal, locate_binomial, locate_normal, normal_marginal
-from expnb.posterior.routes import mixed_kinds, require_log_scale
+from expnb.posterior.exact.counts import locate_poisson, poisson_marginal
+from expnb.posterior.exact.grid import LogDensity
+from expnb.posterior.exact.located import located_marginal
+from expnb.posterior.exact.ratio import binomial_marginal, locate_binomial, locate_normal, normal_marginal
+from expnb.posterior.exact.routes import mixed_kinds, require_log_scale
+from expnb.posterior.pooling.bells import STEPS_PER_SD
 from expnb.spec.prior import Prior
 
 REACH = 6.5  # standard deviations of a Normal that are looked at

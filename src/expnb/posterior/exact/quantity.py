@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from expnb.posterior.arms import FloatArray, IntArray
-from expnb.posterior.grid import Panels
-from expnb.posterior.hdi import shortest_interval
+from expnb.posterior.exact.arms import FloatArray, IntArray
+from expnb.posterior.exact.grid import Panels
+from expnb.posterior.exact.hdi import shortest_interval
 
 CHART_POINTS = 160
 _LOWEST_LOG = -40.0  # of mean_t / mean_c in a chart

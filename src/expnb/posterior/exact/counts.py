@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from expnb.posterior.arms import FloatArray, IntArray, Poisson
-from expnb.posterior.difference import log_sum, peak_of, prior_slopes
-from expnb.posterior.grid import LogDensity
-from expnb.posterior.ratio import Location, blocks, log_prior
+from expnb.posterior.exact.arms import FloatArray, IntArray, Poisson
+from expnb.posterior.exact.difference import log_sum, peak_of, prior_slopes
+from expnb.posterior.exact.grid import LogDensity
+from expnb.posterior.exact.ratio import Location, blocks, log_prior
 from expnb.spec.prior import Prior
 
 _NEAR = np.linspace(-6.5, 6.5, 21)

@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from expnb.posterior.arms import FloatArray
+from expnb.posterior.exact.arms import FloatArray
 
 ORDER = 8  # the highest cumulant
 _SERIES = 20  # power of a relative error up to which cumulants of its logarithm are written out

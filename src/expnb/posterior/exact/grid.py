@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 
 from expnb.errors import PosteriorError
-from expnb.posterior.arms import BoolArray, FloatArray, IntArray
+from expnb.posterior.exact.arms import BoolArray, FloatArray, IntArray
 
 LogDensity: TypeAlias = Callable[[IntArray, FloatArray], FloatArray]
 """``log_density(rows, x)``: log density up to a constant per row, at x of shape (len(rows), point)."""

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from expnb.posterior.arms import FloatArray, IntArray
+from expnb.posterior.exact.arms import FloatArray, IntArray
 
 WIDTH = 1.1  # of a bell, in steps
 STEPS_PER_SD = 2.5  # of the narrowest bell that is to be resolved

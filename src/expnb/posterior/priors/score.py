@@ -20,8 +20,8 @@ import numpy as np
 
 from expnb.errors import NameNotFoundError, PosteriorError
 from expnb.posterior.effect import FloatArray
-from expnb.posterior.learn import PastEffects, learn, select
-from expnb.posterior.mixture import Mixture, shrink
+from expnb.posterior.priors.learn import PastEffects, learn, select
+from expnb.posterior.priors.mixture import Mixture, shrink
 from expnb.spec.prior import FLAT, Prior
 
 if TYPE_CHECKING:

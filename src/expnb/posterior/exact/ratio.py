@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from expnb.posterior.arms import Binomial, BoolArray, FloatArray, IntArray, Located, NormalMean
-from expnb.posterior.grid import LogDensity
+from expnb.posterior.exact.arms import Binomial, BoolArray, FloatArray, IntArray, Located, NormalMean
+from expnb.posterior.exact.grid import LogDensity
 from expnb.spec.prior import Prior
 
 CONTROL_FLOOR = 0.05

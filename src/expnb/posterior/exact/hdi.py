@@ -6,7 +6,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from expnb.posterior.arms import BoolArray, FloatArray, IntArray
+from expnb.posterior.exact.arms import BoolArray, FloatArray, IntArray
 
 PROB = 0.95
 _STARTS = np.linspace(0.0, 1.0 - PROB, 17)  # mass left of the interval

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from expnb.errors import PosteriorError
-from expnb.posterior.arms import (
+from expnb.posterior.exact.arms import (
     Arm,
     Binomial,
     BoolArray,
@@ -21,11 +21,11 @@ from expnb.posterior.arms import (
     RatioMean,
     StudentMean,
 )
-from expnb.posterior.counts import locate_poisson, poisson_difference, poisson_marginal
-from expnb.posterior.difference import binomial_difference, normal_difference, normal_difference_with_prior
-from expnb.posterior.grid import LogDensity, Panels, first_breaks, resolve, support
-from expnb.posterior.located import located_difference, located_difference_with_prior, located_marginal
-from expnb.posterior.ratio import (
+from expnb.posterior.exact.counts import locate_poisson, poisson_difference, poisson_marginal
+from expnb.posterior.exact.difference import binomial_difference, normal_difference, normal_difference_with_prior
+from expnb.posterior.exact.grid import LogDensity, Panels, first_breaks, resolve, support
+from expnb.posterior.exact.located import located_difference, located_difference_with_prior, located_marginal
+from expnb.posterior.exact.ratio import (
     CONTROL_FLOOR,
     Location,
     binomial_marginal,
@@ -36,7 +36,7 @@ from expnb.posterior.ratio import (
     log_prior,
     normal_marginal,
 )
-from expnb.posterior.sampled import Curve
+from expnb.posterior.exact.sampled import Curve
 from expnb.spec.prior import Prior
 
 Batches: TypeAlias = Iterator[tuple[IntArray, Panels]]

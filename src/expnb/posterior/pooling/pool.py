@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from expnb.errors import PosteriorError
-from expnb.posterior.arms import Arm, Binomial, FloatArray, IntArray, Poisson
-from expnb.posterior.bells import log_table
-from expnb.posterior.grid import resolve, support
-from expnb.posterior.joint import Joint, joint_posterior, predictive, tau_curve, typical
-from expnb.posterior.quantity import Quantity, collect, of_log_ratio
-from expnb.posterior.two_scales import Evidence, evidence
+from expnb.posterior.exact.arms import Arm, Binomial, FloatArray, IntArray, Poisson
+from expnb.posterior.exact.grid import resolve, support
+from expnb.posterior.exact.quantity import Quantity, collect, of_log_ratio
+from expnb.posterior.pooling.bells import log_table
+from expnb.posterior.pooling.joint import Joint, joint_posterior, predictive, tau_curve, typical
+from expnb.posterior.pooling.two_scales import Evidence, evidence
 from expnb.spec.prior import Prior
 
 _TINY = 1e-300
@@ -113,7 +113,7 @@ def pool(
     Examples
     --------
     >>> import numpy as np
-    >>> from expnb.posterior.arms import Binomial
+    >>> from expnb.posterior.exact.arms import Binomial
     >>> control = Binomial(np.array([200.0, 180.0, 20.0]), np.array([2000.0, 2000.0, 200.0]))
     >>> treatment = Binomial(np.array([206.0, 185.0, 30.0]), np.array([2000.0, 2000.0, 200.0]))
     >>> pooled = pool(control, treatment, Prior(), np.array([0.0]), margin=0.02)

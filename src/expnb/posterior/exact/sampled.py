@@ -17,9 +17,9 @@ from functools import cache
 
 import numpy as np
 
-from expnb.posterior.arms import Arm, Binomial, BoolArray, FloatArray, IntArray, NormalMean, Poisson
-from expnb.posterior.hdi import PROB, shortest_interval
-from expnb.posterior.quantity import CHART_POINTS, Quantity
+from expnb.posterior.exact.arms import Arm, Binomial, BoolArray, FloatArray, IntArray, NormalMean, Poisson
+from expnb.posterior.exact.hdi import PROB, shortest_interval
+from expnb.posterior.exact.quantity import CHART_POINTS, Quantity
 from expnb.spec.prior import Prior
 
 LEAST_COUNT = 8

@@ -14,12 +14,12 @@ from typing import TypeAlias
 import numpy as np
 
 from expnb.errors import PosteriorError
-from expnb.posterior import point, rescaled, sampled, smooth
-from expnb.posterior.arms import Arm, Binomial, BoolArray, FloatArray, IntArray, NormalMean
-from expnb.posterior.best import share_best
-from expnb.posterior.quantity import Quantity, collect, of_difference, of_log_ratio
-from expnb.posterior.routes import difference, log_masses, log_ratio, mixed_kinds
-from expnb.posterior.sampled import Curve
+from expnb.posterior.exact import point, rescaled, sampled, smooth
+from expnb.posterior.exact.arms import Arm, Binomial, BoolArray, FloatArray, IntArray, NormalMean
+from expnb.posterior.exact.best import share_best
+from expnb.posterior.exact.quantity import Quantity, collect, of_difference, of_log_ratio
+from expnb.posterior.exact.routes import difference, log_masses, log_ratio, mixed_kinds
+from expnb.posterior.exact.sampled import Curve
 from expnb.spec.prior import Prior
 
 __all__ = ["Arm", "Binomial", "NormalMean", "Quantity", "absolute_effect", "prob_best", "relative_effect"]

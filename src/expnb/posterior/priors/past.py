@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from expnb.posterior.effect import Effect
 from expnb.posterior.frequentist import Z95
-from expnb.posterior.learn import COLUMNS, check_effects, closest, learn
 from expnb.posterior.posterior import Posterior
+from expnb.posterior.priors.learn import COLUMNS, check_effects, closest, learn
 from expnb.spec.experiment import Experiment
 from expnb.spec.metric import SHARES, Metric
 from expnb.spec.prior import Prior

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from expnb.posterior.arms import Arm, Binomial, BoolArray, FloatArray, IntArray, NormalMean, Poisson
+from expnb.posterior.exact.arms import Arm, Binomial, BoolArray, FloatArray, IntArray, NormalMean, Poisson
 from expnb.spec.prior import Prior
 
 LEAST_COUNT = 15

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from expnb.posterior.arms import FloatArray, IntArray, Located
-from expnb.posterior.grid import LogDensity
-from expnb.posterior.ratio import CONTROL_FLOOR, log_prior
+from expnb.posterior.exact.arms import FloatArray, IntArray, Located
+from expnb.posterior.exact.grid import LogDensity
+from expnb.posterior.exact.ratio import CONTROL_FLOOR, log_prior
 from expnb.spec.prior import Prior
 
 _T, _W = np.polynomial.legendre.leggauss(16)

@@ -13,10 +13,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from expnb.posterior.arms import Arm, Binomial, BoolArray, FloatArray, IntArray, NormalMean, Poisson
-from expnb.posterior.point import with_point
-from expnb.posterior.quantity import CHART_POINTS, Quantity, collect
-from expnb.posterior.sampled import Curve, Integral, Samples, log_likelihood, newton_step, peak_of, size_of
+from expnb.posterior.exact.arms import Arm, Binomial, BoolArray, FloatArray, IntArray, NormalMean, Poisson
+from expnb.posterior.exact.point import with_point
+from expnb.posterior.exact.quantity import CHART_POINTS, Quantity, collect
+from expnb.posterior.exact.sampled import Curve, Integral, Samples, log_likelihood, newton_step, peak_of, size_of
 
 _MANY = 45.0  # conversions, and units without one, from which on a few moments say where the control's mean lies
 _CALM = 0.08  # standard deviations of the effect, up to which three scores do

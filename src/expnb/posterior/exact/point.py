@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from expnb.posterior.arms import BoolArray, FloatArray
-from expnb.posterior.hdi import PROB, Densities, newton
-from expnb.posterior.quantity import Quantity
+from expnb.posterior.exact.arms import BoolArray, FloatArray
+from expnb.posterior.exact.hdi import PROB, Densities, newton
+from expnb.posterior.exact.quantity import Quantity
 from expnb.spec.prior import Prior
 
 _STARTS = np.linspace(0.0, 1.0, 65)

@@ -15,9 +15,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from expnb.posterior.arms import Binomial, FloatArray, IntArray, NormalMean
-from expnb.posterior.grid import LogDensity
-from expnb.posterior.ratio import CONTROL_FLOOR, blocks, log_prior
+from expnb.posterior.exact.arms import Binomial, FloatArray, IntArray, NormalMean
+from expnb.posterior.exact.grid import LogDensity
+from expnb.posterior.exact.ratio import CONTROL_FLOOR, blocks, log_prior
 from expnb.spec.prior import Prior
 
 _NEAR = np.linspace(-6.5, 6.5, 19)

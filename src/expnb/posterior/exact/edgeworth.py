@@ -17,7 +17,7 @@ from functools import cache
 
 import numpy as np
 
-from expnb.posterior.arms import BoolArray, FloatArray, IntArray
+from expnb.posterior.exact.arms import BoolArray, FloatArray, IntArray
 from expnb.stats.normal import cdf
 
 _ROOT = math.sqrt(2.0 * math.pi)

@@ -1,0 +1,1 @@
+"""Effects by segment that borrow from each other."""

@@ -1,0 +1,1 @@
+"""Priors learnt from past experiments, and how good they are."""
