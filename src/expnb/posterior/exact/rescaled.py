@@ -16,7 +16,16 @@ import numpy as np
 from expnb.posterior.exact.arms import Arm, Binomial, BoolArray, FloatArray, IntArray, NormalMean, Poisson
 from expnb.posterior.exact.point import with_point
 from expnb.posterior.exact.quantity import CHART_POINTS, Quantity, collect
-from expnb.posterior.exact.sampled import Curve, Integral, Samples, log_likelihood, newton_step, peak_of, size_of
+from expnb.posterior.exact.sampled import (
+    Curve,
+    Integral,
+    Samples,
+    is_interval,
+    log_likelihood,
+    newton_step,
+    peak_of,
+    size_of,
+)
 
 _MANY = 45.0  # conversions, and units without one, from which on a few moments say where the control's mean lies
 _CALM = 0.08  # standard deviations of the effect, up to which three scores do
@@ -24,7 +33,6 @@ _DROP = 28.0  # exp(-28) = 1e-12 of the peak: what of the control's mean is left
 _LARGEST = 600.0  # log ratio of a mean to its estimate
 _QUANTILE_STEPS = 6
 _FAR = 3.0  # standard deviations
-_RUNGS = 160
 _ROOT_STEPS, _NEWTON_STEPS = 8, 20
 _SMALL, _NEAR = 1e-7, 1e-4  # the next step is about the square of this one
 
@@ -188,14 +196,18 @@ class _Mixed:
     @property
     def breaks(self) -> FloatArray:
         """Where the density begins and ends, shape (row, 2)."""
-        lam = np.broadcast_to(self.curve.breaks[..., None], (len(self.low), 2, len(self.rule.scores)))
-        return self._mean(lam)[0][..., len(self.rule.scores) // 2] * np.expm1(self.curve.breaks)
+        return self._at_middle(self.curve.breaks)
 
     def ladder(self) -> tuple[FloatArray, FloatArray]:
         """Effects and the mass below each, both of shape (row, any)."""
-        ends = self.breaks
-        d = ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * np.linspace(0.0, 1.0, _RUNGS)
+        d = self._at_middle(self.curve.ladder()[0])
         return d, self.at(d)[0]
+
+    def _at_middle(self, lam: FloatArray) -> FloatArray:
+        """Effects at the middle score, for log ratios of shape (row, any)."""
+        lam = np.clip(lam, self.low[:, None], (self.low + 2.0 * self.half)[:, None])
+        each = np.broadcast_to(lam[..., None], (*lam.shape, len(self.rule.scores)))
+        return self._mean(each)[0][..., len(self.rule.scores) // 2] * np.expm1(lam)
 
     def at(self, d: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Mass below d and density at d, for d of shape (row, any)."""
@@ -343,12 +355,11 @@ def _interval(mixed: _Mixed, sd: FloatArray, ends: FloatArray) -> tuple[FloatArr
         width = sd[left, None]
         mass, density, slope, ok = some.with_slope(ends[left])
         density = np.maximum(density, 1e-300)
-        rise = slope / density
-        move = newton_step(mass, density, np.log(density), rise)
+        height, rise = np.log(density), slope / density
+        move = newton_step(mass, density, height, rise)
         ends[left] += np.clip(move, -0.5 * width, 0.5 * width)
         near = (np.abs(move) < 1e-6 * width).all(axis=1)
-        arrived = near & ok.all(axis=1) & (rise[:, 0] > 0) & (rise[:, 1] < 0)
-        done[left[arrived]] = True
+        done[left[near & ok.all(axis=1) & is_interval(mass, height, rise)]] = True
         if near.any():
             keep = np.flatnonzero(~near)
             left, some = left[keep], some.take(keep)

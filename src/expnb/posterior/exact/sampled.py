@@ -22,7 +22,7 @@ from expnb.posterior.exact.hdi import PROB, shortest_interval
 from expnb.posterior.exact.quantity import CHART_POINTS, Quantity
 from expnb.spec.prior import Prior
 
-LEAST_COUNT = 8
+LEAST_COUNT = 10
 """Conversions or events, and units without one, from which on an arm is served."""
 LARGEST_ERROR = 0.1
 """Of a Normal mean, as a share of it, up to which its logarithm is served."""
@@ -30,6 +30,8 @@ LARGEST_ERROR = 0.1
 _DROP = 32.0  # exp(-32) = 1e-14: what lies below that share of an arm's peak is left out
 _KINDS = ((32, 150.0, 0.55), (64, 25.0, 0.40), (128, 8.0, 0.30))
 """Points per arm, the smallest counts they serve, and the widest step in standard deviations of the narrower arm: few counts lean, and what leans needs a finer grid."""
+_UNEQUAL = (((24, 72), 150.0, 0.7, 0.26), ((56, 128), 8.0, 0.5, 0.26))
+"""Of arms of which one is much narrower: points of that one and of the effect, the smallest counts they serve, and the widest steps in standard deviations of that one and of the effect."""
 _EVEN = 0.15  # of the distance at which a prior bends: up to this step no finer points are needed
 _POINTS = 72  # of a density under a prior
 _MORE_POINTS = 96  # under one of several scales, the smallest of which sets where the points lie close
@@ -37,10 +39,13 @@ _RUNG = 0.2  # steps
 _MATTERS = 1e-11  # of the peak
 _FINEST = 1e-7  # share of the peak of the likelihoods that a prior may pull to
 _REACH = 6.5  # standard deviations in a chart
+_FEW_ROWS = 64
+_MOST = 600.0  # logarithm of a mean over its estimate
 _CHUNK = 512  # rows at a time, so that they stay in the processor's cache
 _HALF = 1.959963984540054
 _STEPS = 14
 _SMALL = 1e-8
+_LEVEL = 1e-5  # of a mass, or of a log density
 _LEAST = 1e-300
 _VANISHED = math.exp(-_DROP)
 _NOTHING = 1e-15  # a mean as a share of its estimate
@@ -323,16 +328,45 @@ def _correlated(
     starts = [0.5 * (low + high - (points - 1) * step) for low, high in ends]
     for arm, start, own in zip((control, treatment), starts, (1.0, float(flat)), strict=True):
         at = start[:, None] + step[:, None] * np.arange(points)
-        share = np.maximum(np.expm1(at) if log_scale else at / peak_of(arm)[0][:, None], _NOTHING - 1.0)
-        tilt = own if log_scale else own - 1.0  # a density of the mean is that of its logarithm over it
-        log_density = log_likelihood(arm, share) + (tilt * np.log1p(share) if tilt else 0.0)
-        grids.append(np.fft.rfft(np.exp(log_density), 2 * points, axis=1))
+        grids.append(np.fft.rfft(_density(arm, at, own, log_scale=log_scale), 2 * points, axis=1))
     found = np.fft.irfft(np.conj(grids[0]) * grids[1], 2 * points, axis=1)
     density = np.maximum(np.concatenate([found[:, points + 1 :], found[:, :points]], axis=1), 0.0)
     inside = np.flatnonzero((density > density.max(axis=1, keepdims=True) * _VANISHED).any(axis=0))
     first, last = inside[0], inside[-1]
     start = starts[1] - starts[0] + (first - points + 1) * step
     return Samples(start, step, density[:, first : last + 1]), _place(control, treatment, log_scale=log_scale)
+
+
+def _summed(
+    control: Arm, treatment: Arm, points: tuple[int, int], *, log_scale: bool, flat: bool
+) -> tuple[Samples, FloatArray]:
+    """The same for arms of which one is much narrower, summed over as many points of that one, at as many points of the effect."""
+    (low_c, high_c), (low_t, high_t) = (_ends(arm, log_scale=log_scale) for arm in (control, treatment))
+    start, end = low_t - high_c, high_t - low_c
+    step = (end - start) / (points[1] - 1)
+    effect = start[:, None] + step[:, None] * np.arange(points[1])
+    by_control = high_c - low_c < high_t - low_t
+    low, high = np.where(by_control, low_c, low_t), np.where(by_control, high_c, high_t)
+    at = low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, points[0])
+    density = np.empty_like(effect)
+    for rows, narrow, wide, sign, owns in (
+        (np.flatnonzero(by_control), control, treatment, 1.0, (1.0, float(flat))),
+        (np.flatnonzero(~by_control), treatment, control, -1.0, (float(flat), 1.0)),
+    ):
+        beside = (at[rows][:, :, None] + sign * effect[rows][:, None, :]).reshape(len(rows), points[0] * points[1])
+        weight = _density(narrow.take(rows), at[rows], owns[0], log_scale=log_scale)
+        other = _density(wide.take(rows), beside, owns[1], log_scale=log_scale).reshape(len(rows), *points)
+        density[rows] = np.einsum("rq,rqk->rk", weight, other)
+    return Samples(start, step, density), _place(control, treatment, log_scale=log_scale)
+
+
+def _density(arm: Arm, at: FloatArray, own: float, *, log_scale: bool) -> FloatArray:
+    """Of the logarithm of an arm's mean, or of the mean, `at` so far from its estimate; `own` is 1 where the measure is that of the mean, 0 where it is that of its logarithm."""
+    share = np.expm1(np.minimum(at, _MOST)) if log_scale else at / peak_of(arm)[0][:, None]
+    share = np.maximum(share, _NOTHING - 1.0)
+    tilt = own if log_scale else own - 1.0  # a density of the mean is that of its logarithm over it
+    out: FloatArray = np.exp(log_likelihood(arm, share) + (tilt * np.log1p(share) if tilt else 0.0))
+    return out
 
 
 def _ends(arm: Arm, *, log_scale: bool) -> tuple[FloatArray, FloatArray]:
@@ -355,8 +389,10 @@ def _place(control: Arm, treatment: Arm, *, log_scale: bool) -> FloatArray:
     return np.where(near, np.log1p(np.where(near, gap / mean_c, 0.0)), np.log(mean_t / mean_c))
 
 
-def _kinds(control: Arm, treatment: Arm, left: BoolArray, *, log_scale: bool) -> Iterator[tuple[IntArray, int]]:
-    """Rows that are `left` and served, some at a time, and by how many points per arm."""
+def _standing(
+    control: Arm, treatment: Arm, left: BoolArray, *, log_scale: bool, flat: bool
+) -> Iterator[tuple[IntArray, Samples, FloatArray]]:
+    """Rows that are `left` and served, some at a time, with their densities before a prior and where these lie; every row at most once."""
     size = np.minimum(size_of(control), size_of(treatment))
     rows = np.flatnonzero(left & (size >= LEAST_COUNT))
     rows = rows[np.argsort(size[rows], kind="stable")]  # neighbours go the same ways
@@ -364,15 +400,29 @@ def _kinds(control: Arm, treatment: Arm, left: BoolArray, *, log_scale: bool) ->
         return
     arms = control.take(rows), treatment.take(rows)
     ends = [_ends(arm, log_scale=log_scale) for arm in arms]
-    width = np.maximum(*(high - low for low, high in ends))
-    narrow = np.minimum(*(sd / (mean if log_scale else 1.0) for mean, sd in map(peak_of, arms)))
+    widths = np.stack([high - low for low, high in ends])
+    errors = np.stack([sd / (mean if log_scale else 1.0) for mean, sd in map(peak_of, arms)])
+    width, narrow = widths.max(axis=0), errors.min(axis=0)
     done = np.zeros(len(rows), dtype=np.bool_)
     for points, least, widest in _KINDS:
         good = ~done & (size[rows] >= least) & (width <= (points - 1) * widest * narrow)
         done |= good
-        found = rows[good]
-        for start in range(0, len(found), _CHUNK):
-            yield found[start : start + _CHUNK], points
+        for some in _chunks(rows[good], _CHUNK):
+            own = control.take(some), treatment.take(some)
+            yield some, *_correlated(*own, points, log_scale=log_scale, flat=flat)
+    finer = np.take_along_axis(errors, widths.argmin(axis=0)[None], axis=0)[0]
+    for both, least, fine, coarse in _UNEQUAL:
+        good = ~done & (size[rows] >= least) & (widths.min(axis=0) <= (both[0] - 1) * fine * finer)
+        good &= widths.sum(axis=0) <= (both[1] - 1) * coarse * np.hypot(*errors)
+        done |= good
+        for some in _chunks(rows[good], _FEW_ROWS):
+            own = control.take(some), treatment.take(some)
+            yield some, *_summed(*own, both, log_scale=log_scale, flat=flat)
+
+
+def _chunks(rows: IntArray, most: int) -> Iterator[IntArray]:
+    for start in range(0, len(rows), most):
+        yield rows[start : start + most]
 
 
 # --- effects ------------------------------------------------------------------------------------
@@ -383,8 +433,7 @@ def curves(
 ) -> Iterator[tuple[IntArray, Curve]]:
     """Rows that are `left` and served, and their log ratios, or differences without a prior; every row at most once."""
     flat = prior.family == "flat"
-    for rows, points in _kinds(control, treatment, left, log_scale=log_scale):
-        these, place = _correlated(control.take(rows), treatment.take(rows), points, log_scale=log_scale, flat=flat)
+    for rows, these, place in _standing(control, treatment, left, log_scale=log_scale, flat=flat):
         if flat:
             yield rows, Curve.of(these, Scale(place))
             continue
@@ -477,7 +526,7 @@ def _interval(curve: Curve, *, log_scale: bool) -> tuple[FloatArray, FloatArray]
         move = newton_step(mass, density, height, rise)
         ends[left] = v + np.clip(move, -0.5 * width, 0.5 * width)
         near = (np.abs(move) < _SMALL * width).all(axis=1)
-        done[left[near & (rise[:, 0] > 0) & (rise[:, 1] < 0)]] = True
+        done[left[near & is_interval(mass, height, rise)]] = True
         if near.any():
             keep = np.flatnonzero(~near)
             left, some = left[keep], some.take(keep)
@@ -497,6 +546,14 @@ def newton_step(mass: FloatArray, density: FloatArray, height: FloatArray, rise:
     det = np.where(np.abs(det) < _LEAST, np.inf, det)
     up = gap * density[:, 1] - miss * rise[:, 1], gap * density[:, 0] - miss * rise[:, 0]
     out: FloatArray = np.stack(up, axis=1) / det[:, None]
+    return out
+
+
+def is_interval(mass: FloatArray, height: FloatArray, rise: FloatArray) -> BoolArray:
+    """Whether ends are those of an interval that holds 95 % and falls off on both sides, shape (row,); as in `newton_step`."""
+    holds = np.abs(mass[:, 1] - mass[:, 0] - PROB) < _LEVEL
+    even = np.abs(height[:, 1] - height[:, 0]) < _LEVEL
+    out: BoolArray = holds & even & (rise[:, 0] > 0) & (rise[:, 1] < 0)
     return out
 
 
