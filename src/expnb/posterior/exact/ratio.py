@@ -26,12 +26,6 @@ _MANY = 200  # successes and failures from which on an integrand is close to a b
 _FEW = 10  # below, only the slow way is safe
 _SERIES_TOLERANCE = 1e-9
 _BLOCK = 100_000
-_SERIES = (
-    (16, 2_000, np.inf),
-    (20, 200, 2_000),
-    (24, 40, 200),
-    (32, _FEW, 40),
-)  # points, and the smallest counts they serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,29 +242,3 @@ def chebyshev(log_density: LogDensity, rows: IntArray, ends: FloatArray, points:
         return out
 
     return stand_in, served
-
-
-def fast_binomial(
-    control: Binomial, treatment: Binomial, ends: FloatArray, slow: LogDensity
-) -> tuple[LogDensity, BoolArray]:
-    """``log M`` within `ends` by polynomials, and the rows (booleans) for which they are good enough."""
-    smallest = np.minimum.reduce([control.successes, control.failures, treatment.successes, treatment.failures])
-    served = np.zeros(len(smallest), dtype=bool)
-    groups: list[tuple[BoolArray, LogDensity]] = []
-    for points, least, most in _SERIES:
-        chosen = (smallest >= least) & (smallest < most)
-        rows = np.flatnonzero(chosen)
-        if len(rows):
-            stand_in, good = chebyshev(slow, rows, ends[rows], points)
-            served[rows[good]] = True
-            groups.append((chosen, stand_in))
-
-    def log_density(rows: IntArray, x: FloatArray) -> FloatArray:
-        out = np.empty_like(x)
-        for chosen, stand_in in groups:
-            some = chosen[rows]
-            if some.any():
-                out[some] = stand_in(rows[some], x[some])
-        return out
-
-    return log_density, served

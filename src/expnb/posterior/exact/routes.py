@@ -30,7 +30,6 @@ from expnb.posterior.exact.ratio import (
     Location,
     binomial_marginal,
     chebyshev,
-    fast_binomial,
     locate_binomial,
     locate_normal,
     log_prior,
@@ -43,13 +42,9 @@ Batches: TypeAlias = Iterator[tuple[IntArray, Panels]]
 
 _POLES = np.array([0.9, 3.0, 11.0, 40.0])  # in distances of a Student-t's poles from the real line
 _CLOSE = 2.0  # times as far: nearer poles of several scales share a landmark
-_REACH = 10.5  # spreads on either side of the estimate
 _STEPS = np.linspace(0.0, 1.0, 24)
 _WIDE_STEPS = np.linspace(0.0, 1.0, 30)
 _LEAST_CERTAINTY = 5.0  # control mean / standard error
-_POLYNOMIAL_POINTS = 96
-_SMOOTH_COUNTS = 10  # conversions from which on the density of a difference bends nowhere sharply
-_MANY_EVENTS = 100  # from which on the log ratio is close to a bell
 _LOCATED_DROP = 36.0
 _WARPED_POINTS = 112
 _BENDS = np.array([-6.0, -2.0, 0.0, 2.0, 6.0])  # in spreads
@@ -79,34 +74,34 @@ class Route:
 
 def log_ratio(control: Arm, treatment: Arm, prior: Prior) -> Route:
     """The posterior of the log ratio of the means."""
+    if isinstance(control, StudentMean | RatioMean) and type(control) is type(treatment):
+        return _located_ratio(control, treatment, prior)
+    place, density = _marginal(control, treatment, prior)
+    rows, moment = np.arange(len(control)), np.full(len(control), 2.0)
+    if isinstance(control, Binomial | Poisson) and prior.family != "normal":
+        count = control.successes if isinstance(control, Binomial) else control.total
+        moment = np.minimum(count + (prior.family != "flat"), 2.0)
+    ends = support(density, rows, _anywhere(place, prior, rows), moment)
+    batches = resolve(density, rows, first_breaks(ends, _landmarks(place, prior)), moment)
+    return Route(place.centre, moment, batches, _at_null(density, prior, place))
+
+
+def _marginal(control: Arm, treatment: Arm, prior: Prior) -> tuple[Location, LogDensity]:
+    """Where the log ratio lies, and its log density, the prior included."""
     flat = prior.family == "flat"
     if isinstance(control, Binomial) and isinstance(treatment, Binomial):
         place = locate_binomial(control, treatment)
-        slow = binomial_marginal(control, treatment, place.centre, flat=flat)
-        reach = _reach(place, prior)
-        fast, served = fast_binomial(control, treatment, reach, slow)
-        moment = (
-            np.full(len(control), 2.0) if prior.family == "normal" else np.minimum(control.successes + (not flat), 2.0)
-        )
+        marginal = binomial_marginal(control, treatment, place.centre, flat=flat)
     elif isinstance(control, NormalMean) and isinstance(treatment, NormalMean):
         require_log_scale(control, treatment)
         place = locate_normal(control, treatment)
-        fast = slow = normal_marginal(control, treatment, flat=flat)
-        reach, served = _reach(place, prior), place.spread < 0.1
-        moment = np.full(len(control), 2.0)
+        marginal = normal_marginal(control, treatment, flat=flat)
     elif isinstance(control, Poisson) and isinstance(treatment, Poisson):
         place = locate_poisson(control, treatment)
-        fast = slow = poisson_marginal(control, treatment, flat=flat)
-        smallest = np.minimum(control.total, treatment.total)
-        reach, served = _reach(place, prior), smallest >= _MANY_EVENTS
-        moment = np.full(len(control), 2.0) if prior.family == "normal" else np.minimum(control.total + (not flat), 2.0)
-    elif isinstance(control, StudentMean | RatioMean) and type(control) is type(treatment):
-        return _located_ratio(control, treatment, prior)
+        marginal = poisson_marginal(control, treatment, flat=flat)
     else:
         raise mixed_kinds(control, treatment)
-    fast, slow = _with_prior(fast, prior, place), _with_prior(slow, prior, place)
-    batches = _two_ways(fast, slow, prior, place, reach, served, moment)
-    return Route(place.centre, moment, batches, _at_null(slow, prior, place))
+    return place, _with_prior(marginal, prior, place)
 
 
 def difference(control: Arm, treatment: Arm, prior: Prior) -> Route:
@@ -124,20 +119,10 @@ def difference(control: Arm, treatment: Arm, prior: Prior) -> Route:
 
 def log_masses(control: Arm, treatment: Arm, prior: Prior, curve: Curve) -> tuple[FloatArray, FloatArray]:
     """Log of the integral of likelihood times prior, and of their product at no effect, up to the same constant; each of shape (row,)."""
-    if isinstance(control, Binomial) and isinstance(treatment, Binomial):
-        place = locate_binomial(control, treatment)
-        marginal = binomial_marginal(control, treatment, place.centre, flat=False)
-    elif isinstance(control, NormalMean) and isinstance(treatment, NormalMean):
-        place = locate_normal(control, treatment)
-        marginal = normal_marginal(control, treatment, flat=False)
-    elif isinstance(control, Poisson) and isinstance(treatment, Poisson):
-        place = locate_poisson(control, treatment)
-        marginal = poisson_marginal(control, treatment, flat=False)
-    else:
-        raise mixed_kinds(control, treatment)
+    place, density = _marginal(control, treatment, prior)
     top = curve.scale.of(curve.mode)
     at = np.concatenate([top, np.zeros_like(top)], axis=1)
-    values = _with_prior(marginal, prior, place)(np.arange(len(at)), at - place.centre[:, None])
+    values = density(np.arange(len(at)), at - place.centre[:, None])
     return values[:, 0] - np.log(curve.at(top)[1][:, 0]), values[:, 1]
 
 
@@ -274,25 +259,7 @@ def _rate_difference(control: Binomial, treatment: Binomial, prior: Prior) -> Ro
     pole = control.successes + treatment.successes == 0  # the density then says nothing about how far out it matters
     ends[pole] = reach[pole]
     marks = -centre[:, None] if prior.family == "flat" else _scaled_landmarks(centre, prior, rate_c)
-    smallest = np.minimum.reduce([control.successes, control.failures, treatment.successes, treatment.failures])
-    easy = np.flatnonzero((smallest >= _SMOOTH_COUNTS) & (prior.family == "flat"))
-    return Route(centre, moment, _by_polynomials(density, easy, ends, marks, moment))
-
-
-def _by_polynomials(
-    density: LogDensity, easy: IntArray, ends: FloatArray, marks: FloatArray, moment: FloatArray
-) -> Batches:
-    """A polynomial in place of the density in the `easy` rows that one is good enough for; the density itself in the others."""
-    served = np.zeros(len(ends), dtype=np.bool_)
-    ways = []
-    if len(easy):
-        stand_in, good = chebyshev(density, easy, ends[easy], _POLYNOMIAL_POINTS)
-        served[easy[good]] = True
-        ways.append((easy[good], stand_in))
-    ways.append((np.flatnonzero(~served), density))
-    for rows, way in ways:
-        for where, these in resolve(way, rows, first_breaks(ends[rows], marks[rows]), moment[rows]):
-            yield rows[where], these
+    return Route(centre, moment, resolve(density, rows, first_breaks(ends, marks), moment))
 
 
 def require_log_scale(control: NormalMean | Located, treatment: NormalMean | Located) -> None:
@@ -349,15 +316,6 @@ def _with_prior(marginal: LogDensity, prior: Prior, place: Location) -> LogDensi
     if prior.family == "flat":
         return marginal
     return lambda rows, x: marginal(rows, x) + log_prior(prior, place.centre[rows, None] + x)
-
-
-def _reach(place: Location, prior: Prior) -> FloatArray:
-    """Stretch of x that holds the posterior where counts are not small, shape (row, 2)."""
-    wide = _REACH * place.spread
-    low, high = -wide, wide
-    if prior.family != "flat":  # the prior pulls towards no effect
-        low, high = np.minimum(low, -place.centre - 0.5 * wide), np.maximum(high, -place.centre + 0.5 * wide)
-    return np.stack([low, high], axis=1)
 
 
 def _between(ends: FloatArray) -> FloatArray:
