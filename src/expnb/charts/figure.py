@@ -44,7 +44,8 @@ class Figure:
         """The Vega-Lite specification; the same figure gives the same one, whatever theme Altair is set to."""
         # Not as a top level: that would mix in Altair's global theme and move the values behind a data transformer.
         # Not validated: the tests compile what is drawn, and a user would wait for it each time.
-        return {"$schema": SCHEMA, **self.chart.to_dict(validate=False, context={"top_level": False})}
+        drawn: dict[str, Any] = _short(self.chart.to_dict(validate=False, context={"top_level": False}))
+        return {"$schema": SCHEMA, **drawn}
 
     def svg(self) -> str:
         """The chart as SVG with a transparent background."""
@@ -62,3 +63,12 @@ class Figure:
         del include, exclude  # IPython filters by itself
         data: dict[str, object] = {VEGA_LITE: self.spec(), "image/svg+xml": self.svg(), "text/plain": self.sentence}
         return data, {VEGA_LITE: {"embed_options": dict(EMBED)}}
+
+
+def _short(node: Any) -> Any:  # noqa: ANN401 - whatever a specification holds
+    """Numbers with as many digits as can be seen: half the size, and the same on every processor."""
+    if isinstance(node, float):
+        return float(f"{node:.6g}")
+    if isinstance(node, dict):
+        return {key: _short(value) for key, value in node.items()}
+    return [_short(value) for value in node] if isinstance(node, list) else node
