@@ -92,7 +92,8 @@ def _environment(folder: Path) -> str:
     install = [uv, "pip", "install", "--quiet", "--python", python]
     subprocess.run([*install, "--no-deps", "gbstats==0.8.0"], check=True)
     subprocess.run(
-        [*install, "numpy", "pandas", "scipy", "packaging", "nevergrad", "bayesian-testing==0.10.0"], check=True
+        [*install, "numpy", "pandas", "scipy", "packaging", "pydantic", "nevergrad", "bayesian-testing==0.10.0"],
+        check=True,
     )
     return python
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,9 +129,10 @@ def summary_figures(folder: Path) -> Iterator[Figure]:
 
 def timed(code: str, *arguments: Path, cache: Path | None = None) -> float:
     """Wall seconds of a fresh Python process."""
-    environment: Mapping[str, str] = (
-        os.environ if cache is None else {**os.environ, "PYTENSOR_FLAGS": f"base_compiledir={cache}"}
-    )
+    # as people start Python: compiled modules are kept, by the first of several runs at the latest
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    if cache is not None:
+        environment["PYTENSOR_FLAGS"] = f"base_compiledir={cache}"
     begin = time.perf_counter()
     subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
