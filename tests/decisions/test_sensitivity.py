@@ -122,7 +122,7 @@ def test_text_table_and_chart_say_the_same(gate):
     layers = figure.spec()["vconcat"][1]["layer"]
     drawn = next(layer["data"]["values"] for layer in layers if "name" in layer["data"]["values"][0])
     assert [line["name"] for line in drawn] == ["sceptical", "learnt", "flat"]
-    assert [line["mean"] for line in drawn] == list(table["effect"][:3])
+    assert [line["mean"] for line in drawn] == pytest.approx(list(table["effect"][:3]), rel=1e-5)
     assert [line["told"].split(" · ")[1] for line in drawn] == ["may ship", "may not ship", "may ship"]
     with pytest.raises(errors.NameNotFoundError, match="retention_7"):
         xb.charts.sensitivity(strip, "retention_77")
