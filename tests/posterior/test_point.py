@@ -1,5 +1,7 @@
 """A learnt prior with a point at no effect, in the exact engine: against brute force and against closed forms."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -205,3 +207,10 @@ def test_of_two_arms_the_treatment_is_best_only_where_it_is_better(largest):
     made = relative_effect(*arms, LEARNT, np.zeros(1))
     better = made.p_above[0, 0] if largest else 1 - made.p_above[0, 0] - made.null[0]
     assert prob_best(arms, LEARNT, largest=largest)[0, 1] == pytest.approx(better, rel=1e-12)
+
+
+def test_the_shortest_interval_is_found_where_many_are_nearly_as_short():
+    prior = replace(LEARNT, scales=(0.005, 0.02, 0.1), weights=(0.5, 0.3, 0.2), null_share=0.5)
+    arms = [Binomial(np.array([hits]), np.array([2178.0])) for hits in (1544.0, 921.0)]
+    found = relative_effect(*arms, prior, CUTS)
+    assert (found.hdi_low[0], found.hdi_high[0]) == pytest.approx((-0.43288, -0.36558), abs=2e-5)

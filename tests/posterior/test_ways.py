@@ -9,7 +9,7 @@ from expnb.posterior.exact import sampled, smooth
 from expnb.posterior.exact.arms import Binomial, NormalMean, Poisson
 from expnb.posterior.exact.best import share_best
 from expnb.posterior.exact.edgeworth import Edgeworth
-from expnb.posterior.exact.engine import absolute_effect, prob_best, relative_effect
+from expnb.posterior.exact.engine import absolute_effect, both_effects, prob_best, relative_effect
 from expnb.spec.prior import FLAT, Prior
 from expnb.stats.normal import MANY, cdf
 
@@ -87,6 +87,30 @@ def test_a_prior_that_the_data_contradict_is_left_to_panels():
     assert len(list(sampled.curves(*pair, Prior(), left, log_scale=True))) == 1
     found = relative_effect(*pair, sceptic, CUTS)
     assert 0.0 < found.hdi_low[0] < found.mean[0] < 0.5
+
+
+def rates(first, second):
+    return [Binomial(np.array([float(hits)]), np.array([float(units)])) for hits, units in (first, second)]
+
+
+@pytest.mark.parametrize(
+    ("prior", "first", "second", "interval"),  # by sums over the log ratio and the control's rate
+    [
+        (Prior(family="learnt", scales=(0.005, 0.02, 0.1), weights=(0.5, 0.3, 0.2)), (74, 759), (135, 759), (0.01535, 0.09853)),
+        (Prior(scale=0.01), (60, 1695), (146, 1695), (0.0166, 0.0658)),
+        (Prior(scale=0.003), (1133, 3239), (1367, 3239), (0.0145, 0.0958)),
+    ],
+)  # fmt: skip
+def test_of_two_peaks_the_absolute_interval_is_the_shortest(prior, first, second, interval):
+    _, absolute = both_effects(*rates(first, second), prior, np.zeros(1), np.zeros(1))
+    assert (absolute.hdi_low[0], absolute.hdi_high[0]) == pytest.approx(interval, abs=6e-5)
+
+
+def test_points_that_are_too_far_apart_for_the_data_are_left_to_panels():
+    prior = Prior(family="learnt", scales=(0.002, 0.02, 0.2), weights=(0.3, 0.4, 0.3))
+    pair = rates((364, 786), (9132, 27637))
+    assert relative_effect(*pair, prior, CUTS).gain[0] < 1e-10
+    assert absolute_effect(*pair, prior, np.array([-2.0, 5.0])).p_above.tolist() == [[1.0, 0.0]]
 
 
 def test_the_integral_of_a_bell_on_an_even_grid_is_its_distribution_function():

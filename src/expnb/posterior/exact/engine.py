@@ -22,7 +22,16 @@ from expnb.posterior.exact.routes import difference, log_masses, log_ratio, mixe
 from expnb.posterior.exact.sampled import Curve
 from expnb.spec.prior import Prior
 
-__all__ = ["Arm", "Binomial", "NormalMean", "Quantity", "absolute_effect", "prob_best", "relative_effect"]
+__all__ = [
+    "Arm",
+    "Binomial",
+    "NormalMean",
+    "Quantity",
+    "absolute_effect",
+    "both_effects",
+    "prob_best",
+    "relative_effect",
+]
 
 Parts: TypeAlias = list[tuple[IntArray, Quantity]]
 

@@ -16,6 +16,7 @@ from expnb.spec.prior import Prior
 
 _STARTS = np.linspace(0.0, 1.0, 65)
 _BESIDE = 4  # starts on either side of the best one, among which the very best lies: lengths are nearly equal there
+_ROUGH = 1e-4  # of a length between quantiles by straight lines
 _HALVINGS = 30
 _QUANTILE_STEPS = 60
 _ARRIVED = 1e-13  # mass
@@ -149,12 +150,14 @@ def _shortest(
     slope = 1.0 if log_scale else 0.0
     starts = first[:, None] + (last - first)[:, None] * _STARTS
     lows, highs = _rough_quantile(these, starts), _rough_quantile(these, starts + mass[:, None])
-    best = _length(lows, highs, log_scale=log_scale).argmin(axis=1)
+    lengths = _length(lows, highs, log_scale=log_scale)
+    best = lengths.argmin(axis=1)
     row, most = np.arange(len(best)), len(_STARTS) - 1
     left, right = starts[row, np.maximum(best - _BESIDE, 0)], starts[row, np.minimum(best + _BESIDE, most)]
     low, high, ok = newton(these, lows[row, best], highs[row, best], mass, slope)
     start = these.at(low[:, None])[0][:, 0]
-    slow = np.flatnonzero(~ok | (start <= left) | (start >= right))
+    as_short = _length(low, high, log_scale=log_scale) <= lengths[row, best] * (1.0 + _ROUGH)
+    slow = np.flatnonzero(~(ok & (start >= first) & (start <= last) & as_short))
     if len(slow):
         start[slow], low[slow], high[slow] = _halved(these.take(slow), mass[slow], left[slow], right[slow], slope)
     for edge, near in ((first, best <= _BESIDE), (last, best >= most - _BESIDE)):

@@ -21,6 +21,7 @@ from expnb.posterior.exact.sampled import (
     Integral,
     Samples,
     is_interval,
+    is_single,
     log_likelihood,
     newton_step,
     peak_of,
@@ -344,7 +345,8 @@ def _of_rule(
     )
     if null is not None:
         quantity = with_point(quantity, mixed, np.zeros_like(average), null, cuts, log_scale=False)
-    return quantity, ok & (found | (cuts == 0)).all(axis=1)
+    # of several intervals with even ends only a search tells the shortest: panels do that
+    return quantity, ok & is_single(curve, log_scale=True) & (found | (cuts == 0)).all(axis=1)
 
 
 def _interval(mixed: _Mixed, sd: FloatArray, ends: FloatArray) -> tuple[FloatArray, FloatArray, BoolArray]:

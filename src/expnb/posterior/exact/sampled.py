@@ -33,6 +33,7 @@ _KINDS = ((32, 150.0, 0.55), (64, 25.0, 0.40), (128, 8.0, 0.30))
 _UNEQUAL = (((24, 72), 150.0, 0.7, 0.26), ((56, 128), 8.0, 0.5, 0.26))
 """Of arms of which one is much narrower: points of that one and of the effect, the smallest counts they serve, and the widest steps in standard deviations of that one and of the effect."""
 _EVEN = 0.15  # of the distance at which a prior bends: up to this step no finer points are needed
+_COARSEST = 0.35  # standard deviations of the likelihood
 _POINTS = 72  # of a density under a prior
 _MORE_POINTS = 96  # under one of several scales, the smallest of which sets where the points lie close
 _RUNG = 0.2  # steps
@@ -222,7 +223,10 @@ class Curve:
         """Mass below log ratios or differences and density there, for x of shape (row, any)."""
         v = self.scale.v(x)
         mass, density, _ = self.mass.at(v)
-        return np.clip(mass, 0.0, 1.0), np.maximum(density, 0.0) / self.scale.stretch(v)[0]
+        last = self.these.start + self.these.step * (self.these.density.shape[1] - 1)
+        before, after = v < self.these.start[:, None], v > last[:, None]
+        mass = np.where(before, 0.0, np.where(after, 1.0, np.clip(mass, 0.0, 1.0)))
+        return mass, np.where(before | after, 0.0, np.maximum(density, 0.0)) / self.scale.stretch(v)[0]
 
     def below_none(self, values: FloatArray) -> FloatArray:
         """Integral up to no effect, shape (row,), of `values` at the points times the density."""
@@ -467,7 +471,12 @@ def _on_bent_points(these: Samples, place: FloatArray, prior: Prior, bend: float
     likelihood = np.maximum(Integral.of(these).at(lam - place[:, None])[1], 0.0)
     expected = np.exp(prior.log_density(lam)) * scale.stretch(v)[0]
     density = likelihood * expected
-    ok: BoolArray = density.sum(axis=1) > _FINEST * likelihood.max(axis=1) * expected.sum(axis=1)
+    # where the data lie, the points must still be close enough for what the data say
+    total = these.density.sum(axis=1)
+    middle = (these.density * these.v).sum(axis=1) / total
+    spread = np.sqrt((these.density * (these.v - middle[:, None]) ** 2).sum(axis=1) / total)
+    ok: BoolArray = step * np.hypot(place + middle, bend) < _COARSEST * spread
+    ok &= density.sum(axis=1) > _FINEST * likelihood.max(axis=1) * expected.sum(axis=1)
     return Samples(ends[0], step, density), scale, ok
 
 
@@ -533,7 +542,7 @@ def _interval(curve: Curve, *, log_scale: bool) -> tuple[FloatArray, FloatArray]
         if not len(left):
             break
     low, high = curve.scale.of(ends).T
-    slow = np.flatnonzero(~(done & _is_single(curve, log_scale=log_scale)))
+    slow = np.flatnonzero(~(done & is_single(curve, log_scale=log_scale)))
     if len(slow):
         low[slow], high[slow] = shortest_interval(curve.take(slow), log_scale=log_scale)
     return low, high
@@ -557,7 +566,7 @@ def is_interval(mass: FloatArray, height: FloatArray, rise: FloatArray) -> BoolA
     return out
 
 
-def _is_single(curve: Curve, *, log_scale: bool) -> BoolArray:
+def is_single(curve: Curve, *, log_scale: bool) -> BoolArray:
     """Whether the density of the effect has one peak, shape (row,)."""
     height = curve.these.density / curve.scale.stretch(curve.these.v)[0]
     if log_scale:

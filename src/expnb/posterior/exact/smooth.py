@@ -77,7 +77,7 @@ def _size(arm: Arm, quantity: Cumulants) -> FloatArray:
     if isinstance(arm, NormalMean):
         if quantity is difference:
             return np.full(len(arm), _OF_DIFFERENCE[-1][0])
-        error = arm.se / arm.mean
+        error = np.where(arm.mean > 0, arm.se / np.where(arm.mean > 0, arm.mean, 1.0), np.inf)
         return np.select(
             [error <= LARGEST_ERROR, error <= 2.0 * LARGEST_ERROR], [_OF_LOG_RATIO[2][0], _OF_LOG_RATIO[1][0]], 0.0
         )
