@@ -20,7 +20,7 @@ from expnb.posterior.exact.best import share_best
 from expnb.posterior.exact.quantity import Quantity, collect, of_difference, of_log_ratio
 from expnb.posterior.exact.routes import difference, log_masses, log_ratio, mixed_kinds
 from expnb.posterior.exact.sampled import Curve
-from expnb.spec.prior import Prior
+from expnb.spec.prior import FLAT, Prior
 
 __all__ = [
     "Arm",
@@ -72,14 +72,7 @@ def relative_effect(control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray
 
     def parts() -> Iterator[tuple[IntArray, Quantity]]:
         left = np.ones(len(control), dtype=np.bool_)
-        for rows, found in smooth.served(control, treatment, smooth.log_ratio):
-            left[rows] = False
-            for some in _chunks(np.arange(len(rows))):
-                own = _of_rows(cuts, rows[some])
-                yield rows[some], smooth.of_log_ratio(found[:, some], own, chart=chart)
-        for rows, curve in sampled.curves(control, treatment, prior, left, log_scale=True):
-            left[rows] = False
-            yield rows, sampled.effects(curve, _of_rows(cuts, rows), log_scale=True, chart=chart)
+        yield from _without_panels(control, treatment, cuts, left, log_scale=True, chart=chart)
         yield from _ratio_on_panels(control, treatment, prior, cuts, left, chart=chart)
 
     return collect(len(control), cuts.shape[-1], parts(), chart=chart)
@@ -121,21 +114,30 @@ def absolute_effect(
 
     def parts() -> Iterator[tuple[IntArray, Quantity]]:
         left = np.ones(len(control), dtype=np.bool_)
-        for rows, found in smooth.served(control, treatment, smooth.difference):
-            left[rows] = False
-            for some in _chunks(np.arange(len(rows))):
-                own = _of_rows(cuts, rows[some])
-                yield rows[some], smooth.of_difference(found[:, some], own, chart=chart)
-        for rows, curve in sampled.curves(control, treatment, prior, left, log_scale=False):
-            left[rows] = False
-            yield rows, sampled.effects(curve, _of_rows(cuts, rows), log_scale=False, chart=chart)
-        for rows in _chunks(np.flatnonzero(left)):
+        yield from _without_panels(control, treatment, cuts, left, log_scale=False, chart=chart)
+        for rows in sampled.chunks(np.flatnonzero(left), _CHUNK):
             route = difference(control.take(rows), treatment.take(rows), prior)
             for where, these in route.batches:
                 own = _of_rows(cuts, rows[where])
                 yield rows[where], of_difference(these, route.centre[where], own, chart=chart)
 
     return collect(len(control), cuts.shape[-1], parts(), chart=chart)
+
+
+def _without_panels(
+    control: Arm, treatment: Arm, cuts: FloatArray, left: BoolArray, *, log_scale: bool, chart: bool
+) -> Iterator[tuple[IntArray, Quantity]]:
+    """Effects without a prior of large samples and of rows that stand on an even grid; the others stay `left`."""
+    cumulants, summary = (
+        (smooth.log_ratio, smooth.of_log_ratio) if log_scale else (smooth.difference, smooth.of_difference)
+    )
+    for rows, found in smooth.served(control, treatment, cumulants):
+        left[rows] = False
+        for some in sampled.chunks(np.arange(len(rows)), _CHUNK):
+            yield rows[some], summary(found[:, some], _of_rows(cuts, rows[some]), chart=chart)
+    for rows, curve in sampled.curves(control, treatment, FLAT, left, log_scale=log_scale):
+        left[rows] = False
+        yield rows, sampled.effects(curve, _of_rows(cuts, rows), log_scale=log_scale, chart=chart)
 
 
 def both_effects(
@@ -163,7 +165,7 @@ def _under_prior(
     *,
     chart: bool,
 ) -> tuple[Quantity, Quantity]:
-    """Both effects; the one without cuts is empty."""
+    """Both effects; what has no cuts is not worked out, and its zeros mean nothing."""
     wanted = relative_cuts is not None or prior.null_share > 0, absolute_cuts is not None
     cuts = [_checked(control, treatment, np.zeros(1) if own is None else own) for own in (relative_cuts, absolute_cuts)]
     left = [np.full(len(control), each) for each in wanted]
@@ -185,7 +187,7 @@ def _under_prior(
     for rows, part in _ratio_on_panels(control, treatment, prior, cuts[0], left[0], chart=chart):
         null[rows] = 0.0 if part.null is None else part.null
         parts[0].append((rows, part))
-    for rows in _chunks(np.flatnonzero(left[1])):
+    for rows in sampled.chunks(np.flatnonzero(left[1]), _CHUNK):
         route = difference(control.take(rows), treatment.take(rows), prior)
         for where, these in route.batches:
             at, centre = _of_rows(cuts[1], rows[where]), route.centre[where]
@@ -216,7 +218,7 @@ def _ratio_on_panels(
     control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray, left: BoolArray, *, chart: bool
 ) -> Iterator[tuple[IntArray, Quantity]]:
     """Relative effects of the rows that are `left`."""
-    for rows in _chunks(np.flatnonzero(left)):
+    for rows in sampled.chunks(np.flatnonzero(left), _CHUNK):
         route = log_ratio(control.take(rows), treatment.take(rows), prior)
         for where, these in route.batches:
             own, centre = _of_rows(cuts, rows[where]), route.centre[where]
@@ -257,7 +259,7 @@ def prob_best(arms: Sequence[Arm], prior: Prior, *, largest: bool) -> FloatArray
     if len(arms) > 2:
         return share_best(arms, prior, largest=largest)
     verb = absolute_effect if prior.family == "flat" else relative_effect
-    pair = verb(arms[0], arms[1], prior, zero)
+    pair = verb(arms[0], arms[1], prior, zero, chart=False)
     better = pair.p_above if largest else 1.0 - pair.p_above
     if pair.null is not None and not largest:
         better = better - pair.null[:, None]  # who equals control is not best
@@ -277,11 +279,6 @@ def _checked(control: Arm, treatment: Arm, cuts: FloatArray) -> FloatArray:
             f"cuts are {cuts.tolist()}; each must be a finite effect. Leave out the ones that are not set."
         )
     return cuts
-
-
-def _chunks(rows: IntArray) -> Iterator[IntArray]:
-    for first in range(0, len(rows), _CHUNK):
-        yield rows[first : first + _CHUNK]
 
 
 def _of_rows(cuts: FloatArray, rows: IntArray) -> FloatArray:

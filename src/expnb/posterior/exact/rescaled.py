@@ -19,11 +19,11 @@ from expnb.posterior.exact.quantity import CHART_POINTS, Quantity, collect
 from expnb.posterior.exact.sampled import (
     Curve,
     Integral,
+    Looked,
     Samples,
-    is_interval,
+    even_ends,
     is_single,
     log_likelihood,
-    newton_step,
     peak_of,
     size_of,
 )
@@ -32,9 +32,11 @@ _MANY = 45.0  # conversions, and units without one, from which on a few moments 
 _CALM = 0.08  # standard deviations of the effect, up to which three scores do
 _DROP = 28.0  # exp(-28) = 1e-12 of the peak: what of the control's mean is left out
 _LARGEST = 600.0  # log ratio of a mean to its estimate
+_RAMP = np.linspace(0.0, 1.0, 48)
 _QUANTILE_STEPS = 6
 _FAR = 3.0  # standard deviations
 _ROOT_STEPS, _NEWTON_STEPS = 8, 20
+_CLOSE = 1e-6  # standard deviations
 _SMALL, _NEAR = 1e-7, 1e-4  # the next step is about the square of this one
 
 Moments: TypeAlias = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
@@ -90,9 +92,8 @@ def _from_grid(control: Arm, treatment: Arm, lam: FloatArray, rule: _Rule) -> _G
     density = np.exp(log_density - log_density.max(axis=2, keepdims=True)).reshape(-1, x.shape[2])
     x = x.reshape(-1, x.shape[2])
     step = x[:, 1] - x[:, 0]
-    these = Samples(x[:, 0], step, density / (density.sum(axis=1) * step)[:, None])
-    mass, first = Integral.of(these), these.integrate(x)
-    sd = np.sqrt(these.integrate((x - first[:, None]) ** 2))
+    these = Samples(x[:, 0], step, density).normalised()
+    mass, (first, sd) = Integral.of(these), these.mean_sd()
     at = first[:, None] + sd[:, None] * rule.scores
     for _ in range(_QUANTILE_STEPS):
         below, height, _ = mass.at(at)
@@ -328,7 +329,9 @@ def _of_rule(
     average = these.integrate(share * mean)
     spread = np.sqrt(np.maximum(these.integrate(share**2 * square) - average**2, 0.0))
     loss = np.maximum(-curve.below_none(share * mean), 0.0)
-    low, high, ok = _interval(mixed, spread, about * mixed.expectations(np.log1p(about))[0])
+    near = about * mixed.expectations(np.log1p(about))[0]
+    ends, ok = even_ends(mixed, _look, near, spread, small=_CLOSE, steps=_NEWTON_STEPS)
+    low, high = ends.T
     below, _, _, found = mixed.with_slope(np.where(cuts == 0, average[:, None], cuts))
     below = np.where(cuts == 0, curve.at(np.zeros((len(average), 1)))[0], below)
     points = average[:, None] + spread[:, None] * np.linspace(-6.0, 6.0, CHART_POINTS if chart else 0)
@@ -349,25 +352,8 @@ def _of_rule(
     return quantity, ok & is_single(curve, log_scale=True) & (found | (cuts == 0)).all(axis=1)
 
 
-def _interval(mixed: _Mixed, sd: FloatArray, ends: FloatArray) -> tuple[FloatArray, FloatArray, BoolArray]:
-    """Ends of the shortest interval that holds 95 %, by Newton's method on equal mass and equal density from near ones, and where it arrived."""
-    done, left = np.zeros(len(sd), dtype=np.bool_), np.arange(len(sd))
-    some = mixed
-    for _ in range(_NEWTON_STEPS):
-        width = sd[left, None]
-        mass, density, slope, ok = some.with_slope(ends[left])
-        density = np.maximum(density, 1e-300)
-        height, rise = np.log(density), slope / density
-        move = newton_step(mass, density, height, rise)
-        ends[left] += np.clip(move, -0.5 * width, 0.5 * width)
-        near = (np.abs(move) < 1e-6 * width).all(axis=1)
-        done[left[near & ok.all(axis=1) & is_interval(mass, height, rise)]] = True
-        if near.any():
-            keep = np.flatnonzero(~near)
-            left, some = left[keep], some.take(keep)
-        if not len(left):
-            break
-    return ends[:, 0], ends[:, 1], done
-
-
-_RAMP = np.linspace(0.0, 1.0, 48)
+def _look(some: _Mixed, d: FloatArray) -> Looked:
+    mass, density, slope, ok = some.with_slope(d)
+    density = np.maximum(density, 1e-200)  # a slope over it must not overflow, whatever the unit
+    height: FloatArray = np.log(density)
+    return mass, density, height, slope / density, np.asarray(ok.all(axis=1))

@@ -11,9 +11,10 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Protocol, Self, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -52,6 +53,17 @@ _VANISHED = math.exp(-_DROP)
 _NOTHING = 1e-15  # a mean as a share of its estimate
 
 
+Looked: TypeAlias = tuple[FloatArray, FloatArray, FloatArray, FloatArray, BoolArray]
+Taken = TypeVar("Taken", bound="HasRows")
+
+
+class HasRows(Protocol):
+    """One thing per row."""
+
+    def take(self, rows: IntArray) -> Self:
+        """The things of `rows` only."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scale:
     """What an even grid of v stands for: ``centre + v``, or ``bend sinh(v)`` where a prior bends at that distance from no effect.
@@ -59,7 +71,7 @@ class Scale:
     Parameters
     ----------
     centre, bend : ndarray, shape (row,)
-        `bend` is infinite where v is not bent.
+        `bend` is None where v is not bent.
     """
 
     centre: FloatArray
@@ -109,6 +121,17 @@ class Samples:
     def take(self, rows: IntArray) -> Samples:
         """The densities of `rows` only."""
         return Samples(self.start[rows], self.step[rows], self.density[rows])
+
+    def normalised(self) -> Samples:
+        """The same with mass 1."""
+        total = self.density.sum(axis=1) * self.step
+        return Samples(self.start, self.step, self.density / total[:, None])
+
+    def mean_sd(self) -> tuple[FloatArray, FloatArray]:
+        """Mean and standard deviation of v, each of shape (row,), where the mass is 1."""
+        v = self.v
+        mean = self.integrate(v)
+        return mean, np.sqrt(self.integrate((v - mean[:, None]) ** 2))
 
     def integrate(self, values: FloatArray) -> FloatArray:
         """Integral of `values` times the density, shape (row,)."""
@@ -184,11 +207,8 @@ class Curve:
     @classmethod
     def of(cls, these: Samples, scale: Scale) -> Curve:
         """The curve through `these`, which need not be normalised."""
-        total = these.density.sum(axis=1) * these.step
-        these, v = Samples(these.start, these.step, these.density / total[:, None]), these.v
-        mean = these.integrate(v)
-        sd = np.sqrt(these.integrate((v - mean[:, None]) ** 2))
-        return cls(these, scale, mean, sd, Integral.of(these))
+        these = these.normalised()
+        return cls(these, scale, *these.mean_sd(), Integral.of(these))
 
     def take(self, rows: IntArray) -> Curve:
         """The curves of `rows` only."""
@@ -288,7 +308,7 @@ def size_of(arm: Arm) -> FloatArray:
         return arm.total
     if isinstance(arm, NormalMean):
         error = np.where(arm.mean > 0, arm.se / np.where(arm.mean > 0, arm.mean, 1.0), np.inf)
-        return np.where(error <= LARGEST_ERROR, np.maximum(1.0 / error**2, 25.0), 0.0)
+        return np.where(error <= LARGEST_ERROR, 1.0 / error**2, 0.0)
     return np.zeros(len(arm))
 
 
@@ -411,7 +431,7 @@ def _standing(
     for points, least, widest in _KINDS:
         good = ~done & (size[rows] >= least) & (width <= (points - 1) * widest * narrow)
         done |= good
-        for some in _chunks(rows[good], _CHUNK):
+        for some in chunks(rows[good], _CHUNK):
             own = control.take(some), treatment.take(some)
             yield some, *_correlated(*own, points, log_scale=log_scale, flat=flat)
     finer = np.take_along_axis(errors, widths.argmin(axis=0)[None], axis=0)[0]
@@ -419,12 +439,13 @@ def _standing(
         good = ~done & (size[rows] >= least) & (widths.min(axis=0) <= (both[0] - 1) * fine * finer)
         good &= widths.sum(axis=0) <= (both[1] - 1) * coarse * np.hypot(*errors)
         done |= good
-        for some in _chunks(rows[good], _FEW_ROWS):
+        for some in chunks(rows[good], _FEW_ROWS):
             own = control.take(some), treatment.take(some)
             yield some, *_summed(*own, both, log_scale=log_scale, flat=flat)
 
 
-def _chunks(rows: IntArray, most: int) -> Iterator[IntArray]:
+def chunks(rows: IntArray, most: int) -> Iterator[IntArray]:
+    """The rows, at most so many at a time."""
     for start in range(0, len(rows), most):
         yield rows[start : start + most]
 
@@ -472,9 +493,7 @@ def _on_bent_points(these: Samples, place: FloatArray, prior: Prior, bend: float
     expected = np.exp(prior.log_density(lam)) * scale.stretch(v)[0]
     density = likelihood * expected
     # where the data lie, the points must still be close enough for what the data say
-    total = these.density.sum(axis=1)
-    middle = (these.density * these.v).sum(axis=1) / total
-    spread = np.sqrt((these.density * (these.v - middle[:, None]) ** 2).sum(axis=1) / total)
+    middle, spread = these.normalised().mean_sd()
     ok: BoolArray = step * np.hypot(place + middle, bend) < _COARSEST * spread
     ok &= density.sum(axis=1) > _FINEST * likelihood.max(axis=1) * expected.sum(axis=1)
     return Samples(ends[0], step, density), scale, ok
@@ -521,26 +540,18 @@ def effects(curve: Curve, cuts: FloatArray, *, log_scale: bool, chart: bool) -> 
 
 def _interval(curve: Curve, *, log_scale: bool) -> tuple[FloatArray, FloatArray]:
     """Ends of the shortest interval of the effect that holds 95 %, in x, by Newton's method on equal mass and equal density; the sure way where that does not arrive, or where there are two peaks."""
-    ends = curve.mean[:, None] + curve.sd[:, None] * np.array([-_HALF, _HALF])
-    done, left = np.zeros(len(ends), dtype=np.bool_), np.arange(len(ends))
-    some = curve
-    for _ in range(_STEPS):
-        v, width = ends[left], some.sd[:, None]
+
+    def look(some: Curve, v: FloatArray) -> Looked:
         mass, density, slope = some.mass.at(v)
         stretch, change = some.scale.stretch(v)
         density = np.maximum(density, _LEAST)
         height, rise = np.log(density / stretch), slope / density - change
         if log_scale:
             height, rise = height - some.scale.of(v), rise - stretch
-        move = newton_step(mass, density, height, rise)
-        ends[left] = v + np.clip(move, -0.5 * width, 0.5 * width)
-        near = (np.abs(move) < _SMALL * width).all(axis=1)
-        done[left[near & is_interval(mass, height, rise)]] = True
-        if near.any():
-            keep = np.flatnonzero(~near)
-            left, some = left[keep], some.take(keep)
-        if not len(left):
-            break
+        return mass, density, height, rise, np.ones(len(v), dtype=np.bool_)
+
+    ends = curve.mean[:, None] + curve.sd[:, None] * np.array([-_HALF, _HALF])
+    ends, done = even_ends(curve, look, ends, curve.sd, small=_SMALL, steps=_STEPS)
     low, high = curve.scale.of(ends).T
     slow = np.flatnonzero(~(done & is_single(curve, log_scale=log_scale)))
     if len(slow):
@@ -548,7 +559,44 @@ def _interval(curve: Curve, *, log_scale: bool) -> tuple[FloatArray, FloatArray]
     return low, high
 
 
-def newton_step(mass: FloatArray, density: FloatArray, height: FloatArray, rise: FloatArray) -> FloatArray:
+def even_ends(
+    these: Taken,
+    look: Callable[[Taken, FloatArray], Looked],
+    ends: FloatArray,
+    width: FloatArray,
+    *,
+    small: float,
+    steps: int,
+) -> tuple[FloatArray, BoolArray]:
+    """Ends between which 95 % lie and at which the effect is equally likely, shape (row, 2), by Newton's method; and in which rows it arrived.
+
+    Parameters
+    ----------
+    these : Curve, or what can be taken row by row like it
+    look : callable
+        Of some of `these` and their ends: mass below, density, log density of the effect and its slope there, each of shape (row, 2), and the rows in which they could be found.
+    ends : ndarray, shape (row, 2)
+        To begin with.
+    width : ndarray, shape (row,)
+        Standard deviations; a step is at most half of one, and the last one smaller than `small` of one.
+    """
+    ends, done, left = ends.copy(), np.zeros(len(ends), dtype=np.bool_), np.arange(len(ends))
+    for _ in range(steps):
+        own = width[left, None]
+        mass, density, height, rise, ok = look(these, ends[left])
+        move = _newton_step(mass, density, height, rise)
+        ends[left] += np.clip(move, -0.5 * own, 0.5 * own)
+        near = (np.abs(move) < small * own).all(axis=1)
+        done[left[near & ok & _is_interval(mass, height, rise)]] = True
+        if near.any():
+            keep = np.flatnonzero(~near)
+            left, these = left[keep], these.take(keep)
+        if not len(left):
+            break
+    return ends, done
+
+
+def _newton_step(mass: FloatArray, density: FloatArray, height: FloatArray, rise: FloatArray) -> FloatArray:
     """Towards both ends of the shortest interval: equal `height` (log density of the effect, `rise` its slope) there, and 95 % between; all of shape (row, 2)."""
     miss, gap = mass[:, 1] - mass[:, 0] - PROB, height[:, 1] - height[:, 0]
     det = density[:, 1] * rise[:, 0] - density[:, 0] * rise[:, 1]
@@ -558,8 +606,8 @@ def newton_step(mass: FloatArray, density: FloatArray, height: FloatArray, rise:
     return out
 
 
-def is_interval(mass: FloatArray, height: FloatArray, rise: FloatArray) -> BoolArray:
-    """Whether ends are those of an interval that holds 95 % and falls off on both sides, shape (row,); as in `newton_step`."""
+def _is_interval(mass: FloatArray, height: FloatArray, rise: FloatArray) -> BoolArray:
+    """Whether ends are those of an interval that holds 95 % and falls off on both sides, shape (row,); as in `_newton_step`."""
     holds = np.abs(mass[:, 1] - mass[:, 0] - PROB) < _LEVEL
     even = np.abs(height[:, 1] - height[:, 0]) < _LEVEL
     out: BoolArray = holds & even & (rise[:, 0] > 0) & (rise[:, 1] < 0)
