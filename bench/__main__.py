@@ -9,7 +9,20 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import accuracy, calibration, cells, document, engines, models, pooling, priors, segments, start_up, tails
+from bench import (
+    accuracy,
+    calibration,
+    cells,
+    document,
+    engines,
+    models,
+    policy,
+    pooling,
+    priors,
+    segments,
+    start_up,
+    tails,
+)
 from bench.figure import Figure
 
 RESULTS = Path(__file__).with_name("results.json")
@@ -24,6 +37,7 @@ MODULES = {
     "models": models,
     "priors": priors,
     "tails": tails,
+    "policy": policy,
 }
 
 

@@ -19,6 +19,7 @@ LAYERS: dict[str, str] = {
     "posterior": "errors spec stats _version",
     "models": "errors spec stats posterior _version",
     "decisions": "errors spec stats posterior",
+    "planning": "errors spec stats posterior decisions",
     "flags": "errors spec decisions",
     "ledger": "errors spec decisions flags",
     "charts": "errors spec stats posterior decisions ledger",

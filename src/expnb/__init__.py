@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from expnb.decisions.plan import RampPlan, plan_ramp
     from expnb.decisions.sensitivity import Sensitivity, sensitivity
     from expnb.models.fit import fit
+    from expnb.planning.simulate import OperatingCharacteristics, simulate_policy
     from expnb.posterior.bulk import compare
     from expnb.posterior.posterior import Posterior
     from expnb.posterior.priors.learn import learn_prior
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from expnb.posterior.priors.score import score_prior
     from expnb.spec.experiment import Experiment
     from expnb.spec.metric import Metric
-    from expnb.spec.policy import Policy
+    from expnb.spec.policy import Policy, Rung
     from expnb.spec.prior import Prior
     from expnb.spec.read import read_experiment
     from expnb.stats.cells import Cells
@@ -39,10 +40,12 @@ _HOMES = {
     "Decision": "expnb.decisions.decision",
     "Experiment": "expnb.spec.experiment",
     "Metric": "expnb.spec.metric",
+    "OperatingCharacteristics": "expnb.planning.simulate",
     "Policy": "expnb.spec.policy",
     "Posterior": "expnb.posterior.posterior",
     "Prior": "expnb.spec.prior",
     "RampPlan": "expnb.decisions.plan",
+    "Rung": "expnb.spec.policy",
     "Sensitivity": "expnb.decisions.sensitivity",
     "Warehouse": "expnb.cohorts.warehouse",
     "Workspace": "expnb.workspace",
@@ -58,6 +61,7 @@ _HOMES = {
     "read_experiment": "expnb.spec.read",
     "score_prior": "expnb.posterior.priors.score",
     "sensitivity": "expnb.decisions.sensitivity",
+    "simulate_policy": "expnb.planning.simulate",
 }
 _MODULES = ("charts", "datasets", "demo", "errors", "flags", "models", "reports", "widgets")
 
@@ -67,10 +71,12 @@ __all__ = [
     "Decision",
     "Experiment",
     "Metric",
+    "OperatingCharacteristics",
     "Policy",
     "Posterior",
     "Prior",
     "RampPlan",
+    "Rung",
     "Sensitivity",
     "Warehouse",
     "Workspace",
@@ -94,6 +100,7 @@ __all__ = [
     "reports",
     "score_prior",
     "sensitivity",
+    "simulate_policy",
     "widgets",
 ]
 

@@ -19,6 +19,7 @@ from expnb.decisions.decide import decide
 from expnb.decisions.decision import Decision
 from expnb.decisions.evidence import check_evidence
 from expnb.decisions.plan import RampPlan, plan_change, plan_ramp
+from expnb.decisions.rules import was_judged
 from expnb.errors import (
     ExpnbError,
     FlagError,
@@ -450,9 +451,16 @@ class Workspace:
         is_new = posterior.fingerprint not in seen
         look = len(seen) + 1 if is_new else seen.index(posterior.fingerprint) + 1
         recorded = self._decisions(experiment.name)
-        carried = self._carried(self.ref(experiment), recorded, posterior.fingerprint)
+        before = self._last_step(self.ref(experiment), recorded)
+        others = [one for _, one in reversed(recorded) if one.fingerprint != posterior.fingerprint]
         decision = decide(
-            experiment, posterior, flag=self.flag(experiment), looks=look, now=self.clock(), carried=carried
+            experiment,
+            posterior,
+            flag=self.flag(experiment),
+            looks=look,
+            now=self.clock(),
+            before=before.units if before else None,
+            judged=next((one for one in others if was_judged(one)), None),
         )
         decision = replace(decision, notes=(*decision.notes, self._registration(experiment, posterior)))
         if is_new:
@@ -693,19 +701,21 @@ class Workspace:
                 f"the decision behind this plan for {plan.experiment!r} is not in the ledger. Nothing was pushed. Decide through the workspace: ws.decide(exp, posterior)."
             )
         check_evidence(plan, decision, recorded[-1][1], self.experiment(plan.experiment).policy_hash)
-        if self._carried(plan.ref, recorded, decision.fingerprint):
+        last = self._last_step(plan.ref, recorded)
+        if last and last.fingerprint == decision.fingerprint:
             raise FlagError(
                 f"these data already carried a step of flag {plan.ref.flag!r}; the next one needs data that were taken there. Nothing was pushed. Decide again on newer data."
             )
 
-    def _carried(self, ref: FlagRef, recorded: Sequence[tuple[str, Decision]], fingerprint: str) -> bool:
-        """Whether a step up was pushed on these data before."""
-        spent = {evidence for evidence, one in recorded if one.fingerprint == fingerprint}
+    def _last_step(self, ref: FlagRef, recorded: Sequence[tuple[str, Decision]]) -> Decision | None:
+        """The decision behind the last step up that was pushed."""
         pushed = {entry.body["intent"] for entry in self._entries("outcome", ref) if entry.body["applied"]}
         plans = [
             _recorded(RampPlan, entry.body["plan"]) for entry in self._entries("intent", ref) if entry.seq in pushed
         ]
-        return any(plan.raises_treated and plan.evidence_hash in spent for plan in plans)
+        decided = dict(recorded)
+        steps = [decided.get(plan.evidence_hash) for plan in plans if plan.raises_treated]
+        return next((decision for decision in reversed(steps) if decision), None)
 
     def _decisions(self, experiment: str) -> list[tuple[str, Decision]]:
         """Recorded decisions of this environment with their evidence hashes, oldest first."""

@@ -97,7 +97,7 @@ def test_create_makes_a_flag_at_0_percent(run, demo):
 def test_check_reads_the_policy_aloud(run):
     code, out, _ = run("check", "email_campaign")
     assert code == 0
-    assert "From 100 percent on, and after 7 days, the treatment ships" in out
+    assert "From 100 percent on, with 7 days of data and then every 7 days, the treatment ships" in out
 
 
 def test_forget_says_what_was_removed_and_what_stays(run, demo):

@@ -16,7 +16,7 @@ GOOD = Effect(
     metric="retention_7", kind="conversion", role="goal", direction="increase", unit="", variant="gate_40", segment="all",
     n_control=45_000, n_treatment=45_000, mean_control=0.19, mean_treatment=0.21, effect_abs=0.02, effect_rel=0.105,
     effect_abs_post=0.018, effect_rel_post=0.095, hdi_abs_low=0.01, hdi_abs_high=0.03, hdi_rel_low=0.05, hdi_rel_high=0.15,
-    p_improvement=0.999, p_above_rope=0.99, p_harm=0.0001, p_rope=0.005, p_harm_flat=0.0001, expected_loss_abs=1e-6,
+    p_improvement=0.999, p_above_rope=0.99, p_harm=0.0001, p_rope=0.005, p_harm_flat=0.0001, p_harm_wide=0.0001, expected_loss_abs=1e-6,
     expected_loss_rel=1e-5, p_best=0.999, p_value=0.001, ci_low=0.01, ci_high=0.03, scale="relative", rope=0.005,
     margin=0.005, prior="student_t(4, 0, 0.03)", engine="exact", note="", relative=None, absolute=None,
 )  # fmt: skip
@@ -61,7 +61,7 @@ def posterior_of():
 def flag_at():
     """The flag at a percent enrolled."""
 
-    def make(enrolled, *, serve="", enabled=True, changed=timedelta(days=1)):
+    def make(enrolled, *, serve="", enabled=True, changed=timedelta(days=2)):
         exposure = Exposure(weights={"gate_30": 50, "gate_40": 50}, control="gate_30", enrolled=enrolled, serve=serve)
         return FlagState(FlagRef("gate-position", "production"), exposure, "7-abc", enabled, NOW - changed)
 
@@ -73,7 +73,16 @@ def ask(gate_position, goal, guardrail, posterior_of, flag_at):
     """The decision on the good posterior, with some things changed."""
 
     def make(
-        *, enrolled=25, looks=1, now=NOW, experiment=gate_position, counts=None, goal=goal, guardrail=guardrail, **flag
+        *,
+        enrolled=25,
+        looks=1,
+        now=NOW,
+        experiment=gate_position,
+        counts=None,
+        before=None,
+        goal=goal,
+        guardrail=guardrail,
+        **flag,
     ):
         return xb.decide(
             experiment,
@@ -81,6 +90,7 @@ def ask(gate_position, goal, guardrail, posterior_of, flag_at):
             flag=flag_at(enrolled, **flag),
             looks=looks,
             now=now,
+            before=before,
         )
 
     return make

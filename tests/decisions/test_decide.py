@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 import expnb as xb
 from expnb.errors import SpecError
 from expnb.spec.experiment import Epoch
-from expnb.stats.anytime import spend
 from expnb.stats.sample_ratio import sample_ratio, sample_ratio_by
 
 
@@ -27,6 +26,7 @@ NOTHING = {
     "p_harm": None,
     "p_rope": None,
     "p_harm_flat": None,
+    "p_harm_wide": None,
     "expected_loss_rel": None,
     "expected_loss_abs": None,
     "p_best": None,
@@ -54,7 +54,7 @@ def test_shipping_keeps_the_holdback_of_the_policy(ask, gate_position):
 @pytest.mark.parametrize("broken", ["goal", "guardrail"])
 def test_harm_on_goal_or_guardrail_closes_the_gate(ask, goal, guardrail, broken):
     harmed = {"goal": goal, "guardrail": guardrail}[broken]
-    decision = ask(**{broken: replace(harmed, p_harm_flat=0.9999, p_harm=0.4)})
+    decision = ask(**{broken: replace(harmed, p_harm_wide=0.9999, p_harm=0.4)})
     assert (decision.action, decision.to.enrolled, decision.exit_code) == ("roll_back", 0, 20)
     assert "is harmed" in decision.reasons[0]
 
@@ -62,22 +62,36 @@ def test_harm_on_goal_or_guardrail_closes_the_gate(ask, goal, guardrail, broken)
 def test_harm_needs_no_clean_sample_ratio_no_units_and_no_other_metric(ask, goal, guardrail):
     decision = ask(
         goal=replace(goal, **NOTHING),
-        guardrail=replace(guardrail, p_harm_flat=0.9999),
+        guardrail=replace(guardrail, p_harm_wide=0.9999),
         counts={"gate_30": 900, "gate_40": 100},
     )
     assert decision.action == "roll_back"
 
 
 def test_harm_after_shipping_undoes_the_shipping(ask, goal):
-    decision = ask(enrolled=100, serve="gate_40", goal=replace(goal, p_harm_flat=0.9999))
+    decision = ask(enrolled=100, serve="gate_40", goal=replace(goal, p_harm_wide=0.9999))
     assert (decision.action, decision.to.serve, decision.to.enrolled) == ("roll_back", "", 0)
 
 
-@pytest.mark.parametrize("look", [1, 2, 10])
-def test_the_harm_bound_is_the_level_spent_at_this_look(ask, goal, look):
-    level = spend(0.01, look)
-    assert ask(goal=replace(goal, p_harm_flat=1 - 0.99 * level), looks=look).action == "roll_back"
-    assert ask(goal=replace(goal, p_harm_flat=1 - 1.01 * level), looks=look).action != "roll_back"
+@pytest.mark.parametrize("look", [1, 2, 200])
+def test_the_harm_rule_asks_for_the_same_probability_at_every_look(ask, goal, look):
+    level = 0.01 / 3  # a third of harm_alpha, as long as no more than three effects are judged
+    assert ask(goal=replace(goal, p_harm_wide=1 - 0.99 * level), looks=look).action == "roll_back"
+    assert ask(goal=replace(goal, p_harm_wide=1 - 1.01 * level), looks=look).action != "roll_back"
+
+
+def test_with_more_effects_each_has_to_be_surer(ask, gate_position, goal, guardrail):
+    more = tuple(replace(gate_position.metric("retention_1"), name=f"guardrail_{i}") for i in range(8))
+    experiment = replace(gate_position, metrics=(*gate_position.metrics, *more))
+    assert experiment.harm_threshold == pytest.approx(1 - 0.01 / (len(gate_position.metrics) + 8))
+    assert ask(goal=replace(goal, p_harm_wide=0.9985), experiment=experiment).action != "roll_back"
+    assert ask(goal=replace(goal, p_harm_wide=0.9985)).action == "roll_back"
+
+
+def test_without_a_relative_effect_harm_is_judged_without_a_prior_and_needs_more(ask, goal):
+    absolute = replace(goal, scale="absolute", p_harm_wide=None, margin=0.1)
+    assert ask(goal=replace(absolute, p_harm_flat=0.998)).action != "roll_back"
+    assert ask(goal=replace(absolute, p_harm_flat=0.9994)).action == "roll_back"
 
 
 @pytest.mark.parametrize("unknown", ["goal", "guardrail"])
@@ -232,6 +246,73 @@ def test_a_long_hold_proposes_one_rung_down(ask, guardrail):
     decision = ask(enrolled=25, guardrail=stuck, changed=timedelta(days=15))
     assert (decision.action, decision.to.enrolled) == ("hold", 5)
     assert ask(enrolled=25, guardrail=stuck, changed=timedelta(days=13)).to.enrolled == 25
+
+
+def test_from_learn_at_on_a_long_hold_stays_because_fewer_units_would_only_take_longer(ask, guardrail):
+    stuck = replace(guardrail, p_harm=0.6)
+    decision = ask(enrolled=100, guardrail=stuck, changed=timedelta(days=60))
+    assert (decision.action, decision.to.enrolled) == ("hold", 100)
+
+
+def test_a_rung_has_its_own_waiting_times(ask, gate_position, goal, guardrail):
+    ladder = (1, xb.Rung(enrolled=25, days=3, units=60_000, max_hold_days=5), 100)
+    experiment = replace(gate_position, policy=xb.Policy(ladder=ladder))
+    assert ask(experiment=experiment, changed=timedelta(days=4)).reasons == (
+        "The smallest arm, gate_30, has 45,000 units (60,000 needed).",
+    )
+    assert ask(experiment=experiment, changed=timedelta(days=5)).to.enrolled == 1
+    enough = {
+        "counts": {"gate_30": 60_000, "gate_40": 60_000},
+        "goal": replace(goal, n_control=60_000, n_treatment=60_000),
+        "guardrail": replace(guardrail, n_control=60_000, n_treatment=60_000),
+    }
+    assert ask(experiment=experiment, **enough).action == "hold"
+    assert ask(experiment=experiment, **enough, changed=timedelta(days=3)).to.enrolled == 100
+
+
+def test_the_time_of_a_rung_holds_the_next_step_and_no_verdict(ask):
+    early = ask(enrolled=25, changed=timedelta(hours=12))
+    assert (early.action, early.to.enrolled) == ("hold", 25)
+    assert early.reasons == ("The flag has been at 25 % for 0.5 days (1 needed before the next rung).",)
+    assert ask(enrolled=100, changed=timedelta(hours=12)).action == "ship"
+
+
+def test_only_units_that_came_in_at_this_rung_count_for_the_next_one(ask):
+    before = {"gate_30": 44_050, "gate_40": 43_800}
+    decision = ask(before=before)
+    assert decision.action == "hold"
+    assert decision.reasons == ("The smallest arm, gate_30, has 950 units since this rung was reached (1,000 needed).",)
+    assert ask(before={"gate_30": 44_000, "gate_40": 43_800}).action == "ramp_up"
+
+
+def test_a_verdict_stands_until_another_week_is_complete(gate_position, goal, guardrail, posterior_of, flag_at):
+    """So that a plan to ship can wait a day for its approval, and no day but the seventh is another chance."""
+
+    def ask_on(day, goal, judged):
+        posterior = replace(
+            posterior_of(goal, guardrail, fingerprint=str(day) * 64),
+            last_day=date(2017, 2, 1) + timedelta(days=day - 1),
+        )
+        now = datetime(2017, 2, day, 23).astimezone()
+        return xb.decide(gate_position, posterior, flag=flag_at(100), looks=1, now=now, judged=judged)
+
+    worse = replace(goal, p_above_rope=0.9)
+    first = ask_on(7, goal, None)
+    assert first.action == "ship"
+    later = ask_on(9, worse, first)
+    assert later.action == "ship"
+    assert "The goal is judged every 7 days; the verdict is that on data up to 2017-02-07." in later.notes
+    assert ask_on(13, worse, later).action == "ship"
+    assert ask_on(14, worse, later).action == "hold"
+    assert ask_on(9, worse, None).action == "hold"
+    harmed = replace(goal, p_harm_wide=0.999)
+    assert ask_on(9, harmed, first).action == "roll_back"
+
+
+def test_one_set_of_data_carries_one_step(ask):
+    decision = ask(before={"gate_30": 45_000, "gate_40": 45_000})
+    assert decision.action == "hold"
+    assert "already carried a step up" in decision.reasons[0]
 
 
 def test_a_killed_flag_holds_until_it_is_restored(ask):

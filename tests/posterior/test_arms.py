@@ -9,7 +9,7 @@ import pytest
 from scipy import optimize, special, stats
 
 from expnb.errors import PosteriorError
-from expnb.posterior.exact.arms import Poisson, RatioMean, StudentMean
+from expnb.posterior.exact.arms import NormalMean, Poisson, RatioMean, StudentMean
 from expnb.posterior.exact.engine import absolute_effect, prob_best, relative_effect
 from expnb.spec.prior import Prior
 
@@ -180,8 +180,6 @@ def test_a_difference_of_two_t_with_equal_errors_has_the_known_tail():
 
 
 def test_many_degrees_of_freedom_are_a_normal():
-    from expnb.posterior.exact.arms import NormalMean
-
     for prior in (FLAT, Prior()):
         t = relative_effect(student(10, 0.5, 1e9), student(10.7, 0.6, 1e9), prior, CUTS)
         normal = relative_effect(NormalMean(*one(10, 0.5)), NormalMean(*one(10.7, 0.6)), prior, CUTS)
@@ -227,3 +225,41 @@ def test_equal_treatments_are_best_equally_often():
 def test_what_has_no_answer_says_why(make, says):
     with pytest.raises(PosteriorError, match=says):
         make()
+
+
+@pytest.mark.parametrize("make", [lambda mean, se: NormalMean(*one(mean, se)), lambda mean, se: student(mean, se, 20)])
+@pytest.mark.parametrize(("mean", "se"), [(1, 1e-170), (1, 1e298), (0, 1e-60), (1e200, 1e199), (1e20, 1)])
+def test_errors_that_cannot_be_worked_with_are_refused(make, mean, se):
+    with pytest.raises(PosteriorError, match=r"row 0 has mean .* with standard error .*; .* another unit"):
+        relative_effect(make(mean, se), make(1.1 * mean, se), FLAT, CUTS)
+
+
+@pytest.mark.parametrize("prior", [FLAT, Prior()], ids=lambda p: p.family)
+@pytest.mark.parametrize("unit", [2e-39, 1e-20, 1e20, 4e38])
+def test_the_unit_of_a_mean_does_not_matter(unit, prior):
+    for verb, size in ((relative_effect, 1.0), (absolute_effect, unit)):
+        found = verb(NormalMean(*one(20 * unit, unit)), NormalMean(*one(21 * unit, unit)), prior, np.zeros(1))
+        wanted = verb(NormalMean(*one(20, 1)), NormalMean(*one(21, 1)), prior, np.zeros(1))
+        assert found.p_above[0, 0] == pytest.approx(wanted.p_above[0, 0], abs=1e-9)
+        assert found.mean[0] == pytest.approx(wanted.mean[0] * size, rel=1e-7)
+
+
+def test_a_ratio_that_cannot_be_worked_with_is_refused():
+    with pytest.raises(PosteriorError, match="another unit"):
+        ratio(2e200, 1, 1e300, 0.005, 0.003)
+
+
+@pytest.mark.parametrize("prior", [FLAT, Prior()], ids=lambda p: p.family)
+def test_a_mean_next_to_nothing_is_judged_as_none(prior):
+    arms = [NormalMean(*one(mean, 1)) for mean in (1e-300, 0.5)]
+    if prior == FLAT:
+        nothing = absolute_effect(NormalMean(*one(0, 1)), arms[1], FLAT, CUTS)
+        assert absolute_effect(*arms, FLAT, CUTS).p_above.tolist() == nothing.p_above.tolist()
+    else:
+        with pytest.raises(PosteriorError, match="control mean"):
+            absolute_effect(*arms, prior, CUTS)
+
+
+def test_an_error_that_dwarfs_its_mean_gives_no_relative_effect():
+    with pytest.raises(PosteriorError, match="control mean"):
+        relative_effect(NormalMean(*one(1e-300, 1)), NormalMean(*one(1.01e-300, 1)), FLAT, CUTS)

@@ -29,6 +29,22 @@ def table(experiments=4):
     return pd.DataFrame(rows, columns=names)
 
 
+def one_row(frame, metric, **figures):
+    """The same with other figures of variant a of experiment 1."""
+    frame = frame.copy()
+    for name, value in figures.items():
+        frame.loc[(frame.experiment == 1) & (frame.metric == metric) & (frame.variant == "a"), name] = value
+    return frame
+
+
+def shares(*arms):
+    """One conversion, each arm as units and share."""
+    rows = [
+        ("gift", "bought", "conversion", name, *arm) for name, arm in zip(("control", "a", "b"), arms, strict=False)
+    ]
+    return pd.DataFrame(rows, columns=["experiment", "metric", "kind", "variant", "n", "mean"])
+
+
 def by_one(frame, prior):
     """The effects of the same rows, one experiment and metric at a time."""
     effects = []
@@ -74,6 +90,7 @@ def test_the_order_of_the_rows_does_not_matter():
 def test_an_arm_of_one_unit_has_no_posterior():
     frame = table(1)
     frame.loc[frame.variant == "a", "n"] = 1
+    frame.loc[(frame.variant == "a") & (frame.metric == "buys"), "mean"] = 1.0
     found = xb.compare(frame, prior=FLAT).set_index(["metric", "variant"])
     assert np.isnan(found.loc[("wait", "a"), "p_improvement"])
     assert found.loc[("wait", "a"), "mean_treatment"] > 0
@@ -110,11 +127,105 @@ def test_a_prior_goes_by_the_name_of_its_family():
         (lambda f: f.assign(direction="up"), errors.SpecError, "direction"),
         (lambda f: f[f.variant != "control"], errors.SourceError, "has no variant 'control'"),
         (lambda f: pd.concat([f, f.tail(1)]), errors.SourceError, "has variant 'b' twice"),
-        (lambda f: f.assign(n=-1), errors.PosteriorError, "units are not negative"),
-        (lambda f: f.assign(mean=1.5, kind="conversion"), errors.PosteriorError, "a share lies between 0 and 1"),
+        (
+            lambda f: f.assign(n=-1),
+            errors.PosteriorError,
+            "experiment 0, metric 'buys', variant 'control' has n -1; .*whole number",
+        ),
+        (lambda f: f.assign(n=10.5), errors.PosteriorError, "has n 10.5; .*whole number"),
+        (lambda f: f.assign(n=1e19), errors.PosteriorError, r"has n 1e\+19; .*at most"),
+        (
+            lambda f: one_row(f, "buys", mean=10.0),
+            errors.PosteriorError,
+            "experiment 1, metric 'buys', variant 'a' has mean 10; of a conversion that is the share of units, 0 to 1. Write 0.1 for 10 %",
+        ),
+        (
+            lambda f: one_row(f, "buys", mean=250.0),
+            errors.PosteriorError,
+            "has mean 250; of a conversion that is the share of units, 0 to 1. Divide conversions by units",
+        ),
+        (lambda f: one_row(f, "wait", mean=np.nan), errors.PosteriorError, "variant 'a' has mean nan; .* Leave out"),
+        (
+            lambda f: one_row(f, "wait", variance=np.nan),
+            errors.PosteriorError,
+            "experiment 1, metric 'wait', variant 'a' has no variance; .* Add the variance",
+        ),
+        (lambda f: one_row(f, "wait", variance=-2.0), errors.PosteriorError, "variant 'a' has variance -2; .* Check"),
+        (
+            lambda f: one_row(f, "wait", variance=1e200),
+            errors.PosteriorError,
+            r"variant 'a' has mean [\d.]+ and variance 1e\+200; .* another unit",
+        ),
+        (
+            lambda f: one_row(f, "wait", mean=-1e60),
+            errors.PosteriorError,
+            r"variant 'a' has mean -1e\+60 and variance 9; .* another unit",
+        ),
+        (
+            lambda f: f.astype({"mean": object}).pipe(one_row, "wait", mean="5,2"),
+            errors.SourceError,
+            "column 'mean' holds '5,2'; it needs numbers",
+        ),
+        (lambda f: f.to_dict("list"), errors.SourceError, "compare got a dict; it takes a pandas DataFrame"),
+        (lambda f: f.to_dict("records"), errors.SourceError, "compare got a list; it takes a pandas DataFrame"),
         (lambda f: f.assign(experiment=None), errors.SourceError, "a row has no experiment"),
     ],
 )
 def test_what_cannot_be_compared_says_why(change, error, says):
     with pytest.raises(error, match=says):
         xb.compare(change(table()))
+
+
+def test_a_rounded_share_is_taken_as_whole_conversions_and_says_so():
+    found = xb.compare(shares((20_001, 0.1234), (19_990, 0.131), (20_000, 0.13)))
+    exact = xb.compare(shares((20_001, 2468 / 20_001), (19_990, 2619 / 19_990), (20_000, 0.13)))
+    assert found.note.tolist() == [
+        "conversions rounded to whole ones: control 2468.12 to 2468, treatment 2618.69 to 2619",
+        "conversions rounded to whole ones: control 2468.12 to 2468",
+    ]
+    assert (exact.note == "").all()
+    pd.testing.assert_frame_equal(found.drop(columns="note"), exact.drop(columns="note"))
+
+
+@pytest.mark.parametrize("mean", [0.123, np.float64(np.float32(0.123)), 12.3 / 100])
+def test_shares_of_whole_conversions_need_no_note(mean):
+    assert xb.compare(shares((1_000_000, 0.123), (1_000_000, mean))).note.tolist() == [""]
+
+
+@pytest.mark.parametrize(
+    ("units", "share", "conversions"), [(10, 0.25, "2.5"), (7, 0.5, "3.5"), (1000, 0.123456789, "123.457")]
+)
+def test_a_share_that_no_count_of_units_gives_is_refused(units, share, conversions):
+    says = f"experiment 'gift', metric 'bought', variant 'a' has mean {share} of n {units}, which is {conversions} conversions; .* kind 'mean'"
+    with pytest.raises(errors.PosteriorError, match=says):
+        xb.compare(shares((1000, 0.2), (units, share)))
+
+
+def test_a_note_on_rounding_stands_beside_the_reason_of_missing_figures():
+    found = xb.compare(shares((1000, 0.0), (1003, 0.12)))
+    assert found.note.tolist() == [
+        "no relative effect: nothing converted in control; conversions rounded to whole ones: treatment 120.36 to 120"
+    ]
+
+
+def test_an_arm_of_one_unit_needs_no_variance():
+    frame = one_row(table(2), "wait", n=1, variance=np.nan)
+    found = xb.compare(frame).query("experiment == 1 and metric == 'wait' and variant == 'a'")
+    assert found.note.tolist() == ["no posterior: fewer than four units in an arm"]
+
+
+@pytest.mark.parametrize("n", [50, 5000])
+def test_an_error_below_rounding_gives_no_posterior_and_leaves_the_other_rows(n):
+    frame = table(2)
+    wait = frame.metric == "wait"
+    frame.loc[wait, "n"] = n
+    wanted = xb.compare(frame)
+    tiny = wait & (frame.experiment == 1)
+    found = xb.compare(frame.assign(variance=frame.variance.mask(tiny, 1e-320)))
+    (row, _) = np.flatnonzero((found.metric == "wait") & (found.experiment == 1))
+    note = found.note[row]
+    assert note.startswith("no posterior: a mean of ")
+    assert "is beyond what can be worked out" in note
+    assert np.isnan(found.p_improvement[row])
+    others = ~((found.metric == "wait") & (found.experiment == 1))
+    pd.testing.assert_frame_equal(found[others], wanted[others])

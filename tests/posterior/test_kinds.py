@@ -376,3 +376,19 @@ def test_families_are_in_the_order_of_care():
         NORMAL,
         STUDENT,
     )
+
+
+@pytest.mark.parametrize("unit", [1e-60, 1e60])
+def test_a_metric_beyond_double_precision_says_so_and_leaves_the_others(unit):
+    from expnb.posterior.effects import exact_effects
+
+    arms = [Moments(1000, mean, 999.0, mean - 3, mean + 3) for mean in (5.0, 5.1)]
+    far = [Moments(1000, one.mean * unit, one.m2 * unit**2, one.low * unit, one.high * unit) for one in arms]
+    metrics = [xb.Metric(name=name, kind="mean", margin=0.02) for name in ("near", "far")]
+    pairs = [Comparison(metric, "b", "all", *own) for metric, own in zip(metrics, (arms, far), strict=True)]
+    near, beyond = exact_effects(pairs, [xb.Prior()] * 2)
+    assert near.note == ""
+    assert near.p_improvement == pytest.approx(0.97, abs=0.03)
+    assert beyond.note.startswith(f"no posterior: a mean of {5 * unit:.3g} with a standard error of")
+    assert (beyond.p_improvement, beyond.mean_control) == (None, far[0].mean)
+    assert beyond.p_value == pytest.approx(near.p_value, rel=1e-9)

@@ -60,7 +60,10 @@ def test_fewer_working_ideas_mean_a_lower_probability():
         (0.98, 0.4, "If 2 in 5 ideas of this kind work, this 0.98 means about 0.94."),
         (0.9996, 0.12, "If 1 in 8 ideas of this kind works, this 0.9996 means about 0.98."),
         (0.98, 0.05, "If 5 % of ideas of this kind work, this 0.98 means about 0.39."),
-        (1.0, 0.2, "If 1 in 5 ideas of this kind works, this over 0.9999 means over 0.9999."),
+        (0.9999, 0.12, "If 1 in 8 ideas of this kind works, this 0.9999 means about 0.995."),
+        (1.0, 0.2, "This probability of over 0.9999 holds even if only 1 in 5 ideas of this kind works."),
+        (0.0, 0.4, "This probability of under 0.0001 holds even if only 2 in 5 ideas of this kind work."),
+        (0.98, 0.5, "This probability of 0.98 holds even if only 1 in 2 ideas of this kind works."),
     ],
 )
 def test_the_sentence_is_one_that_people_say(p, works, sentence):
@@ -98,3 +101,8 @@ def test_probabilities_that_count_the_nulls_say_so():
     text = counted_odds(0.74, 0.2, 0.24)
     assert text == "That 1 in 5 ideas of this kind works is counted in this 0.74; if every idea did something, it would be about 0.97."  # fmt: skip
     assert "about 0.50" in counted_odds(0.0, 0.01, 1.0)
+
+
+def test_a_probability_that_would_be_the_same_without_nulls_is_said_once():
+    text = counted_odds(1.0, 0.2, 1e-9)
+    assert text == "That 1 in 5 ideas of this kind works is counted in this over 0.9999; it would be the same if every idea did something."  # fmt: skip

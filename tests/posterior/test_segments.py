@@ -5,10 +5,12 @@ import pandas as pd
 import pytest
 
 import expnb as xb
+from expnb.posterior.effects import exact_effects
+from expnb.posterior.evidence import estimates
 from expnb.posterior.exact.arms import StudentMean
 from expnb.posterior.fit import fit_exact
 from expnb.posterior.pooling.pool import pool
-from expnb.posterior.pooling.segments import around_none
+from expnb.posterior.pooling.segments import around_none, pool_segments, to_be_pooled
 
 LEARNT = xb.Prior(family="learnt", scales=(0.01, 0.03), weights=(0.6, 0.4), null_share=0.5)
 # units and conversions of old and new
@@ -146,3 +148,34 @@ def test_a_learnt_prior_pools_with_its_point_around_none():
     assert near.null_share == 0
     assert near.parts[0] == (0.005, 0.5)
     assert around_none(xb.Prior()) == xb.Prior()
+
+
+@pytest.mark.parametrize("arms", [("old", "new"), ("old", "new", "newer")])
+@pytest.mark.parametrize("prior", [xb.Prior(), LEARNT], ids=lambda prior: prior.family)
+def test_what_pooling_replaces_is_not_worked_out_and_nothing_else_changes(arms, prior):
+    three = {name: (*counts, (counts[1][0], counts[1][1] + 9)) for name, counts in PLATFORMS.items()}
+    three["watch"] = ((60, 0), (70, 5), (50, 4))  # has no relative effect, so it stays as it is
+    platforms = {name: counts[: len(arms)] for name, counts in three.items()}
+    checkout = experiment(weights=dict.fromkeys(arms, 1))
+    cells = xb.load_cohort(checkout, units(platforms, arms)).cells
+    pairs = [pair for metric in checkout.metrics for pair in estimates(checkout, cells, metric)]
+    priors = [prior] * len(pairs)
+    pooled = to_be_pooled(pairs, priors)
+    assert {pair.segment for pair, own in zip(pairs, pooled, strict=True) if own} >= {
+        "platform=desktop",
+        "platform=tablet",
+    }
+    assert not any(own for pair, own in zip(pairs, pooled, strict=True) if pair.segment == "all")
+    whole, less = exact_effects(pairs, priors), exact_effects(pairs, priors, pooled=pooled)
+    for own, full, short in zip(pooled, whole, less, strict=True):
+        assert short.p_harm_flat == pytest.approx(full.p_harm_flat, abs=1e-9)
+        if own:
+            assert (short.p_improvement, short.effect_rel_post, short.relative, short.absolute) == (None,) * 4
+    made, wanted = pool_segments(pairs, priors, less), pool_segments(pairs, priors, whole)
+    assert made[1] == wanted[1]
+    for one, other in zip(made[0], wanted[0], strict=True):
+        assert one.row() == pytest.approx(other.row(), abs=1e-9, nan_ok=True)
+        assert (one.relative is None, one.absolute is None) == (other.relative is None, other.absolute is None)
+    assert [effect.row() for effect in fit_exact(checkout, cells, prior=prior).effects] == [
+        one.row() for one in made[0]
+    ]

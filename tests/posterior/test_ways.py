@@ -30,8 +30,10 @@ def arms(kind, number=2):
     if kind == "events":
         return [Poisson(rng.poisson(units * base * (1 + lift)).astype(float), units) for lift in lifts]
     if kind == "few":
-        hits = [np.round(np.exp(rng.uniform(np.log(8), np.log(60), ROWS))) for _ in lifts]
+        hits = [np.round(np.exp(rng.uniform(np.log(5), np.log(60), ROWS))) for _ in lifts]
         return [Binomial(hit, np.round(hit / base) + 60) for hit in hits]
+    if kind == "far":
+        return [Poisson(rng.poisson(units * base * np.exp(40 * lift)).astype(float) + 50, units) for lift in lifts]
     mean, se = 10 * base, 10 * base / np.sqrt(units) * 1.5
     return [NormalMean(mean * (1 + lift) + se * rng.standard_normal(ROWS), se) for lift in lifts]
 
@@ -55,7 +57,7 @@ def agree(found, wanted):
         assert np.allclose(getattr(found, name)[stated], size[stated], rtol=1e-4), name
 
 
-@pytest.mark.parametrize("kind", ["few", "rates", "events", "means"])
+@pytest.mark.parametrize("kind", ["few", "rates", "events", "far", "means"])
 @pytest.mark.parametrize("effect", [relative_effect, absolute_effect])
 @pytest.mark.parametrize("prior", PRIORS, ids=lambda prior: f"{prior.family} {prior.null_share}")
 def test_all_ways_lead_to_the_same_figures(kind, effect, prior, monkeypatch):

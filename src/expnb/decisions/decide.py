@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from expnb.decisions.decision import Action, Decision, Rule
+from expnb.decisions.decision import PRECEDENCE, Action, Decision, Rule
+from expnb.decisions.precedence import Conditions, first_action
 from expnb.decisions.rules import (
+    days_at_rung,
     days_rule,
     flat_rule,
     goal_and_guardrails,
     guardrail_rule,
     harm_rule,
+    is_due,
+    is_verdict,
+    new_data_rule,
     quality_rules,
+    rung_days_rule,
     sample_ratio_check,
     sample_ratio_rule,
     ship_rules,
     units_rule,
-    used_data_rule,
 )
 from expnb.errors import SpecError
 from expnb.posterior.effect import Effect
@@ -29,7 +34,14 @@ from expnb.stats.checks import Check
 
 
 def decide(
-    experiment: Experiment, posterior: Posterior, *, flag: FlagState, looks: int, now: datetime, carried: bool = False
+    experiment: Experiment,
+    posterior: Posterior,
+    *,
+    flag: FlagState,
+    looks: int,
+    now: datetime,
+    before: Mapping[str, int] | None = None,
+    judged: Decision | None = None,
 ) -> Decision:
     """The action that the policy takes on this posterior; pure.
 
@@ -44,8 +56,10 @@ def decide(
         Looks so far, this one included; 1 for the first.
     now : datetime
         With a time zone.
-    carried : bool
-        Whether a step up was pushed on these very data: one set of data carries one step.
+    before : mapping of str to int, optional
+        Units per arm in the data that carried the last step up; what came in since then came in at this rung.
+    judged : Decision, optional
+        The last one on other data in which the goal was judged; its verdict holds until `verdict_days` more are complete.
 
     Returns
     -------
@@ -58,18 +72,21 @@ def decide(
     """
     _check(experiment, posterior, flag, looks, now)
     effects = goal_and_guardrails(experiment, posterior)
-    best = _best_treatment(experiment, effects)
+    standing = judged if judged and not is_due(posterior, experiment.policy, now, judged) else None
+    best = _best_treatment(experiment, effects, standing)
     ratio = sample_ratio_check(experiment, posterior, flag.exposure.weights)
-    rules = _ask(experiment, posterior, effects, best, flag, ratio, looks, now)
-    if carried:
-        rules.append(used_data_rule(posterior))
+    rules = _ask(experiment, posterior, effects, best, flag, ratio, now, before or {})
+    if standing:
+        rules = [rule for rule in rules if not is_verdict(rule)]
+        rules += [rule for rule in standing.rules if is_verdict(rule)]
     action, reasons = _act(experiment, rules, flag)
     to = _exposure(experiment, action, best.variant, flag)
     if action == "hold" and _held_too_long(experiment, flag, now):
         to = replace(flag.exposure, enrolled=experiment.policy.previous_rung(flag.exposure.enrolled))
+        held = experiment.policy.rung(flag.exposure.enrolled).max_hold_days
         reasons = [
             *reasons,
-            f"The flag has held at {flag.exposure.enrolled:g} % for over {experiment.policy.max_hold_days} days; one rung down is proposed.",
+            f"The flag has held at {flag.exposure.enrolled:g} % for over {held:g} days; one rung down is proposed.",
         ]
     return Decision(
         experiment=experiment.name,
@@ -77,10 +94,11 @@ def decide(
         variant=best.variant,
         reasons=tuple(reasons),
         rules=tuple(rules),
-        notes=tuple(_notes(posterior, effects, ratio, reasons)),
+        notes=(*_notes(posterior, effects, ratio, reasons), *_stands(experiment, standing)),
         flag=flag,
         to=to,
         looks=looks,
+        units={name: n if n >= experiment.min_cell else 0 for name, n in posterior.counts.items()},
         prior=posterior.prior,
         engine=posterior.engine,
         seed=posterior.seed,
@@ -110,9 +128,11 @@ def _check(experiment: Experiment, posterior: Posterior, flag: FlagState, looks:
         raise SpecError("now has no time zone; write datetime.now(timezone.utc).")
 
 
-def _best_treatment(experiment: Experiment, effects: Iterable[Effect]) -> Effect:
-    """The goal's effect that is most likely the best arm; the first treatment where nothing is known."""
+def _best_treatment(experiment: Experiment, effects: Iterable[Effect], standing: Decision | None) -> Effect:
+    """The goal's effect that is most likely the best arm, or of the arm that a standing verdict is about; the first treatment where nothing is known."""
     goals = [effect for effect in effects if effect.metric == experiment.goal.name]
+    if standing:
+        goals = [effect for effect in goals if effect.variant == standing.variant] or goals
     return max(goals, key=lambda effect: -1.0 if effect.p_best is None else effect.p_best)
 
 
@@ -123,18 +143,20 @@ def _ask(
     best: Effect,
     flag: FlagState,
     ratio: Check | None,
-    looks: int,
     now: datetime,
+    before: Mapping[str, int],
 ) -> list[Rule]:
-    policy = experiment.policy
+    policy, enrolled = experiment.policy, flag.exposure.enrolled
     goals = [effect for effect in effects if effect.role == "goal"]
     guardrails = [effect for effect in effects if effect.role == "guardrail"]
     return [
-        *(harm_rule(effect, policy, looks) for effect in effects),
+        *(harm_rule(effect, experiment.harm_threshold) for effect in effects),
         sample_ratio_rule(ratio),
-        units_rule(posterior.counts, effects, policy, min_cell=experiment.min_cell),
+        *new_data_rule(posterior, before),
+        units_rule(posterior, before, effects, policy.rung(enrolled), min_cell=experiment.min_cell),
         *quality_rules(posterior.checks),
-        *(guardrail_rule(effect, policy, flag.exposure.enrolled) for effect in guardrails),
+        *(guardrail_rule(effect, policy, enrolled) for effect in guardrails),
+        rung_days_rule(policy.rung(enrolled), flag, now),
         days_rule(posterior, policy, now),
         *(flat_rule(effect, policy) for effect in goals),
         *ship_rules(best, policy),
@@ -143,47 +165,54 @@ def _ask(
 
 def _act(experiment: Experiment, rules: Sequence[Rule], flag: FlagState) -> tuple[Action, list[str]]:
     """The first action, from the top of the precedence, whose conditions hold; with the sentences that carry it."""
+    policy, enrolled = experiment.policy, flag.exposure.enrolled
     harmed = _failing(rules, "harm", outcomes=("not met",))
-    if harmed:
-        return "roll_back", _sentences(harmed)
-    if not flag.enabled:
-        return "hold", [f"Flag {flag.ref.flag} was killed; restore it before it can move."]
-    if flag.exposure.serve:
-        return "hold", [f"Flag {flag.ref.flag} {flag.exposure}; the ramp is over."]
+    over = _over(flag)
     blocked = _failing(rules, "harm", "new_data", "sample_ratio", "quality", "min_units", "guardrail")
-    if blocked:
-        return "hold", _sentences(blocked)
-    verdict = _verdict(experiment, rules, flag)
-    if verdict:
-        return verdict
-    rung = experiment.policy.next_rung(flag.exposure.enrolled)
-    if rung is None:
-        return "hold", [
-            "The last rung is reached and the goal has no verdict yet.",
-            *_sentences(_failing(rules, "min_days", "ship_above_rope", "ship_expected_loss", "ship_above_margin")),
+    flat = [rule for rule in rules if rule.name == "conclude_flat"]
+    ship = [rule for rule in rules if rule.name.startswith("ship_")]
+    rung = policy.next_rung(enrolled)
+    waiting = _failing(rules, "rung_days")
+    found = Conditions(
+        harmed=bool(harmed),
+        blocked=bool(over or blocked),
+        judged=not _failing(rules, "min_days"),
+        flat=all(rule.outcome == "met" for rule in flat),
+        better=all(rule.outcome == "met" for rule in ship),
+        learnt=enrolled >= policy.learn_at,
+        waited=not waiting,
+        top=rung is None,
+    )
+    action = PRECEDENCE[int(first_action(policy, found))]
+    if action == "roll_back":
+        return action, _sentences(harmed)
+    if action == "conclude_flat":
+        return action, _sentences(flat)
+    if action == "ship":
+        return action, _sentences(ship)
+    if action == "ramp_up":
+        return action, [
+            f"Nothing speaks against the next rung, {rung:g} % enrolled.",
+            *_sentences(rule for rule in ship if rule.name.startswith("ship_above")),
+            *_sentences(rule for rule in rules if rule.name in {"min_units", "guardrail"}),
         ]
-    allowed = _sentences(rule for rule in rules if rule.name in {"min_units", "guardrail"})
-    return "ramp_up", [
-        f"Nothing speaks against the next rung, {rung:g} % enrolled.",
-        *_sentences(rule for rule in rules if rule.name.startswith("ship_above")),
-        *allowed,
+    if over or blocked:
+        return action, over or _sentences(blocked)
+    if rung is not None:
+        return action, _sentences(waiting)
+    return action, [
+        "The last rung is reached and the goal has no verdict yet.",
+        *_sentences(_failing(rules, "min_days", "ship_above_rope", "ship_expected_loss", "ship_above_margin")),
     ]
 
 
-def _verdict(experiment: Experiment, rules: Sequence[Rule], flag: FlagState) -> tuple[Action, list[str]] | None:
-    """A verdict on the goal, when enough days are in: conclude flat, ship, or none yet."""
-    if _failing(rules, "min_days"):
-        return None
-    flat = [rule for rule in rules if rule.name == "conclude_flat"]
-    ship = [rule for rule in rules if rule.name.startswith("ship_")]
-    learnt = flag.exposure.enrolled >= experiment.policy.learn_at
-    no_worse = learnt and all(rule.outcome == "met" for rule in ship)
-    # Under non-inferiority a flat effect ships, so it has to pass the ship rule too: the sceptical prior alone may not.
-    if all(rule.outcome == "met" for rule in flat) and (experiment.policy.aim == "superiority" or no_worse):
-        return "conclude_flat", _sentences(flat)
-    if no_worse:
-        return "ship", _sentences(ship)
-    return None
+def _over(flag: FlagState) -> list[str]:
+    """Why this ramp cannot go on at all; empty while it can."""
+    if not flag.enabled:
+        return [f"Flag {flag.ref.flag} was killed; restore it before it can move."]
+    if flag.exposure.serve:
+        return [f"Flag {flag.ref.flag} {flag.exposure}; the ramp is over."]
+    return []
 
 
 def _exposure(experiment: Experiment, action: Action, variant: str, flag: FlagState) -> Exposure:
@@ -202,13 +231,10 @@ def _exposure(experiment: Experiment, action: Action, variant: str, flag: FlagSt
 
 
 def _held_too_long(experiment: Experiment, flag: FlagState, now: datetime) -> bool:
-    held = (now - flag.changed_at).days
-    return (
-        flag.enabled
-        and not flag.exposure.serve
-        and flag.exposure.enrolled > 0
-        and held >= experiment.policy.max_hold_days > 0
-    )
+    """Below `learn_at` only: from there on, fewer units would only make the verdict later."""
+    enrolled, most = flag.exposure.enrolled, experiment.policy.rung(flag.exposure.enrolled).max_hold_days or 0
+    climbing = flag.enabled and not flag.exposure.serve and 0 < enrolled < experiment.policy.learn_at
+    return climbing and days_at_rung(flag, now) >= most > 0
 
 
 def _notes(posterior: Posterior, effects: Sequence[Effect], ratio: Check | None, reasons: Sequence[str]) -> list[str]:
@@ -218,6 +244,14 @@ def _notes(posterior: Posterior, effects: Sequence[Effect], ratio: Check | None,
         warned.append(ratio.sentence)
     noted = [f"{effect.metric} under {effect.variant}: {effect.note}." for effect in effects if effect.note]
     return [note for note in (*warned, *noted) if note not in reasons]
+
+
+def _stands(experiment: Experiment, standing: Decision | None) -> Iterator[str]:
+    """That the goal was judged on earlier data."""
+    if standing:
+        every = experiment.policy.verdict_days
+        until = f"data up to {standing.watermark}" if standing.watermark else "earlier data"
+        yield f"The goal is judged every {every} days; the verdict is that on {until}."
 
 
 def _failing(rules: Iterable[Rule], *names: str, outcomes: tuple[str, ...] = ("not met", "unknown")) -> list[Rule]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import date, datetime
 from typing import Literal
 
@@ -73,6 +73,8 @@ class Decision:
         What the flag should serve.
     looks : int
         Looks at this experiment so far, this one included.
+    units : mapping of str to int
+        Units per arm in the data; 0 where they are fewer than may be shown.
     notes : tuple of str
         What a reader must know besides: warnings of quality checks, prior against data.
     """
@@ -95,6 +97,7 @@ class Decision:
     versions: Mapping[str, str]
     policy_hash: str
     decided_at: datetime
+    units: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -106,9 +109,9 @@ class Decision:
         """SHA-256 of the decision without its time: the same evidence gives the same hash."""
         return digest(
             {
-                field.name: getattr(self, field.name)
-                for field in fields(self)
-                if field.name not in {"decided_at", "versions"}
+                part.name: getattr(self, part.name)
+                for part in fields(self)
+                if part.name not in {"decided_at", "versions"}
             }
         )
 

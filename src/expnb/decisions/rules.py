@@ -5,37 +5,45 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime
 
-from expnb.decisions.decision import Outcome, Rule
+from expnb.decisions.decision import Decision, Outcome, Rule
+from expnb.decisions.precedence import GUARDRAIL_EARLY, GUARDRAIL_LATE
 from expnb.posterior.effect import Effect
 from expnb.posterior.posterior import Posterior
 from expnb.spec.experiment import Experiment
-from expnb.spec.policy import Policy
-from expnb.stats.anytime import spend
+from expnb.spec.flag import FlagState
+from expnb.spec.policy import Policy, Rung
 from expnb.stats.cells import ALL
 from expnb.stats.checks import Check, count_of
 from expnb.stats.sample_ratio import SAMPLE_RATIO_BLOCK, sample_ratio
 
-GUARDRAIL_EARLY = 0.5
-GUARDRAIL_LATE = 0.95
+WITHOUT_PRIOR = 0.2
+"""How far from 1 the threshold of harm lies without a prior, as a share of that under `HARM_PRIOR`."""
 
 
-def harm_rule(effect: Effect, policy: Policy, look: int) -> Rule:
-    """Whether an effect is harmful beyond its margin, by a bound that stays valid over any number of looks.
+def harm_rule(effect: Effect, threshold: float) -> Rule:
+    """Whether an effect is harmful beyond its margin, under a prior that expects large effects.
 
-    The one-sided error spent at look k is ``harm_alpha * 6 / (pi**2 * k**2)``; the prior is left out, because a sceptical prior would hide a disaster.
+    Of the rules that were measured this one harms the fewest users at one false roll back per 100 ramps (docs/operating_characteristics.md). The experiment's own prior is left out, because a sceptical prior would hide a disaster.
+    Where no relative effect exists there is no such prior, and a threshold that is `WITHOUT_PRIOR` as far from 1 keeps false roll backs as rare.
+
+    Parameters
+    ----------
+    threshold : float
+        `Policy.harm_threshold`.
     """
-    threshold = 1 - spend(policy.harm_alpha, look)
     what = f"{effect.role.capitalize()} {effect.metric} under {effect.variant}"
-    p = effect.p_harm_flat
+    p, basis = effect.p_harm_wide, "under a wide prior"
+    if effect.scale == "absolute":
+        p, basis, threshold = effect.p_harm_flat, "without a prior", 1 - WITHOUT_PRIOR * (1 - threshold)
     if p is None:
         outcome: Outcome = "unknown"
         sentence = f"{what}: harm cannot be judged ({effect.note or f'no margin on the {effect.scale} scale'})."
     elif p >= threshold:
         outcome = "not met"
-        sentence = f"{what} is harmed: {raw(effect)}; worse than the margin of {_amount(effect, effect.margin)} with probability {_p(p)} without a prior ({_p(threshold)} needed at look {look})."
+        sentence = f"{what} is harmed: {raw(effect)}; worse than the margin of {_amount(effect, effect.margin)} with probability {_p(p)} {basis} ({_p(threshold)} needed)."
     else:
         outcome = "met"
-        sentence = f"{what} shows no harm beyond the margin of {_amount(effect, effect.margin)}: probability {_p(p)} without a prior ({_p(threshold)} needed at look {look})."
+        sentence = f"{what} shows no harm beyond the margin of {_amount(effect, effect.margin)}: probability {_p(p)} {basis} ({_p(threshold)} needed)."
     return Rule(
         name="harm",
         metric=effect.metric,
@@ -127,25 +135,55 @@ def sample_ratio_rule(check: Check | None) -> Rule:
     )
 
 
-def units_rule(counts: Mapping[str, int], effects: Iterable[Effect], policy: Policy, *, min_cell: int = 0) -> Rule:
-    """Whether every arm has enough units for a step up, also after units without a value were left out; numbers below `min_cell` are not shown."""
-    sizes = [(n, name, "units") for name, n in counts.items()]
+def units_rule(
+    posterior: Posterior, before: Mapping[str, int], effects: Iterable[Effect], rung: Rung, *, min_cell: int = 0
+) -> Rule:
+    """Whether enough units per arm came in at this rung, also after units without a value were left out; numbers below `min_cell` are not shown.
+
+    Parameters
+    ----------
+    before : mapping of str to int
+        Units per arm in the data that carried the step to this rung; empty where none did.
+    """
+    sizes = [(n - before.get(name, 0), name, "units") for name, n in posterior.counts.items()]
     for effect in effects:
         what = f"units with a value of {effect.metric}"
-        sizes += [(effect.n_control, "control", what), (effect.n_treatment, effect.variant, what)]
+        sizes += [
+            (effect.n_control - before.get(posterior.control, 0), "control", what),
+            (effect.n_treatment - before.get(effect.variant, 0), effect.variant, what),
+        ]
     n, name, what = min(sizes, key=lambda size: size[0])
-    outcome: Outcome = "met" if n >= policy.min_units else "unknown"
-    sentence = f"The smallest arm, {name}, has {count_of(n, what, min_cell=min_cell)} ({policy.min_units:,} needed)."
+    n, needed = max(n, 0), rung.units or 0
+    outcome: Outcome = "met" if n >= needed else "unknown"
+    since = " since this rung was reached" if before else ""
+    sentence = f"The smallest arm, {name}, has {count_of(n, what, min_cell=min_cell)}{since} ({needed:,} needed)."
     value = n if n >= min_cell else None
-    return Rule(
-        name="min_units", variant=name, value=value, threshold=policy.min_units, outcome=outcome, sentence=sentence
-    )
+    return Rule(name="min_units", variant=name, value=value, threshold=needed, outcome=outcome, sentence=sentence)
 
 
-def used_data_rule(posterior: Posterior) -> Rule:
+def new_data_rule(posterior: Posterior, before: Mapping[str, int]) -> Iterator[Rule]:
     """One set of data carries one step: what happens at the new rung is not in it."""
-    sentence = f"These data ({posterior.fingerprint[:8]}) already carried a step up; the next one needs data that were taken at the rung that was reached."
-    return Rule(name="new_data", value=None, threshold=None, outcome="unknown", sentence=sentence)
+    if before and all(n <= before.get(name, 0) for name, n in posterior.counts.items()):
+        sentence = f"These data ({posterior.fingerprint[:8]}) already carried a step up; the next one needs units that came in at the rung that was reached."
+        yield Rule(name="new_data", value=None, threshold=None, outcome="unknown", sentence=sentence)
+
+
+def days_at_rung(flag: FlagState, now: datetime) -> float:
+    """Time since the flag was changed, in days."""
+    return (now - flag.changed_at).total_seconds() / 86_400
+
+
+def rung_days_rule(rung: Rung, flag: FlagState, now: datetime) -> Rule:
+    """Whether the time of this rung is over; outside the ladder there is none."""
+    needed = (rung.days or 0.0) if flag.exposure.enrolled > 0 else 0.0
+    held = days_at_rung(flag, now)
+    return Rule(
+        name="rung_days",
+        value=held,
+        threshold=needed,
+        outcome="met" if held >= needed else "unknown",
+        sentence=f"The flag has been at {rung.enrolled:g} % for {held:.1f} days ({needed:g} needed before the next rung).",
+    )
 
 
 def quality_rules(checks: Iterable[Check]) -> Iterator[Rule]:
@@ -175,6 +213,28 @@ def days_rule(posterior: Posterior, policy: Policy, now: datetime) -> Rule:
         outcome="met" if days >= policy.min_days else "unknown",
         sentence=f"{days} days of data are in ({policy.min_days} needed before a verdict on the goal).",
     )
+
+
+def is_verdict(rule: Rule) -> bool:
+    """Whether it judges the goal: to ship, or to conclude that nothing matters."""
+    return rule.name == "conclude_flat" or rule.name.startswith("ship_")
+
+
+def was_judged(decision: Decision) -> bool:
+    """Whether enough days were in for a verdict on the goal."""
+    return any(rule.name == "min_days" and rule.outcome == "met" for rule in decision.rules)
+
+
+def is_due(posterior: Posterior, policy: Policy, now: datetime, judged: Decision) -> bool:
+    """Whether `verdict_days` more are complete since the goal was judged; always where days are not counted."""
+    if posterior.first_day is None or policy.min_days == 0:
+        return True
+    days = [
+        days_of_data(posterior.first_day, last, day)
+        for last, day in ((judged.watermark, judged.decided_at.date()), (posterior.last_day, now.date()))
+    ]
+    before, since = (each // policy.verdict_days for each in days)
+    return since > before
 
 
 def days_of_data(first: date | None, last: date | None, today: date) -> int:

@@ -210,7 +210,7 @@ def sensitivity(
         mine = fit_exact(bare, data, prior=learnt)
         fits |= {name: mine for name in ("stated", "learnt") if name in names.values()}
     rows = [
-        _row(experiment, effect, name, flag, looks)
+        _row(experiment, effect, name, flag)
         for name, posterior in fits.items()
         for effect in posterior.main
         if effect.segment == ALL and name in {"sceptical", "flat", names[effect.metric]}
@@ -241,9 +241,7 @@ def _name(prior: Prior) -> PriorName:
     return "sceptical" if prior == Prior() else "stated"
 
 
-def _row(
-    experiment: Experiment, effect: Effect, under: PriorName, flag: FlagState | None, looks: int
-) -> SensitivityRow:
+def _row(experiment: Experiment, effect: Effect, under: PriorName, flag: FlagState | None) -> SensitivityRow:
     relative = effect.effect_rel_post is not None
     return SensitivityRow(
         metric=effect.metric,
@@ -263,16 +261,16 @@ def _row(
         p_above_rope=effect.p_above_rope,
         p_harm=effect.p_harm,
         p_null=effect.p_null,
-        verdict=_verdict_on(experiment, effect, flag, looks),
+        verdict=_verdict_on(experiment, effect, flag),
     )
 
 
-def _verdict_on(experiment: Experiment, effect: Effect, flag: FlagState | None, looks: int) -> Verdict:
+def _verdict_on(experiment: Experiment, effect: Effect, flag: FlagState | None) -> Verdict:
     """What the rules of the policy say of one effect, in their order of precedence."""
     policy = experiment.policy
     if effect.role == "info":
         return ""
-    if harm_rule(effect, policy, looks).outcome == "not met":
+    if harm_rule(effect, experiment.harm_threshold).outcome == "not met":
         return "harmed"
     if effect.role == "guardrail":
         rule = guardrail_rule(effect, policy, flag.exposure.enrolled if flag else policy.learn_at)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -22,6 +22,7 @@ role = "info"
 """
 # Where each ramp stands when the demo begins, percent enrolled.
 START: Mapping[str, float] = {"gate_position": 50, "email_campaign": 25}
+AT_RUNG = timedelta(days=2)  # since when it stands there
 
 
 def make_workspace(
@@ -72,9 +73,9 @@ def _write_cookie_cats(folder: Path, original: Path | None) -> None:
 
 def _start(workspace: Workspace, name: str, enrolled: float) -> None:
     """Register an experiment, create its flag and open the gate to where its ramp stands."""
-    experiment, now = workspace.experiment(name), workspace.clock()
+    experiment, reached = workspace.experiment(name), workspace.clock() - AT_RUNG
     workspace.register(experiment)
     state = workspace.create_flag(experiment)
     opened = replace(state.exposure, enrolled=enrolled)
-    plan = plan_change("ramp_up", experiment, state, opened, reason="The demo starts here.", now=now)
-    workspace.flags.apply(plan, now=now)
+    plan = plan_change("ramp_up", experiment, state, opened, reason="The demo starts here.", now=reached)
+    workspace.flags.apply(plan, now=reached)

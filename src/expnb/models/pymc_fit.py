@@ -29,7 +29,7 @@ from expnb.posterior.pooling.pool import Pooled
 from expnb.posterior.pooling.segments import pool_segments
 from expnb.posterior.pooling.two_scales import evidence
 from expnb.posterior.posterior import Posterior
-from expnb.posterior.table import HARM, Table
+from expnb.posterior.table import Table
 from expnb.spec.experiment import Experiment
 from expnb.spec.metric import Metric
 from expnb.spec.prior import Prior
@@ -183,7 +183,7 @@ def _segment(group: Sequence[Comparison], exact: Sequence[Effect], prior: Prior,
 def _sampled(
     table: Table, row: int, asked: Question, trace: Trace, best: FloatArray | None, exact: Effect, *, alone: bool
 ) -> _Sampled:
-    """One effect from its draws; harm without a prior and the Bayes factor are the exact engine's, which needs no second run for them."""
+    """One effect from its draws; harm apart from the prior and the Bayes factor are the exact engine's, which needs no second run for them."""
     pair, sign = table.pairs[row], table.pairs[row].sign
     none, up, down, harm = table.cuts[row].tolist()
     cuts = (none, up, down, harm)
@@ -196,8 +196,7 @@ def _sampled(
             ratio[ratio > -1.0], cuts
         )  # without a prior a mean may be below 0; a ratio of such has no meaning
         judged = ratio if table.on_relative_scale[row] else difference
-    on_scale = relative if relative is not None and table.on_relative_scale[row] else absolute
-    made = Quantities(relative, absolute, on_scale.p_above[:, HARM])
+    made = Quantities(relative, absolute)
     effect = assemble(pair, made, 0, None if best is None else float(best.mean()), asked.prior, "pymc")
     place = f"{pair.variant}, {pair.segment}"
     gaps = _gap(f"P(improvement) of {place}", (sign * judged > 0).astype(float), exact.p_improvement)
@@ -209,6 +208,7 @@ def _sampled(
             scale=exact.scale,
             note=exact.note,
             p_harm_flat=exact.p_harm_flat,
+            p_harm_wide=exact.p_harm_wide,
             log_bayes_factor=exact.log_bayes_factor,
         ),
         gaps,

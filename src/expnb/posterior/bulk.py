@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from expnb.errors import PosteriorError, SourceError, check_choice
 from expnb.posterior.effects import alike, facts_of, figures_of, quantities
-from expnb.posterior.exact.arms import Arm, BoolArray, FloatArray, IntArray
+from expnb.posterior.exact.arms import LARGEST, Arm, BoolArray, FloatArray, IntArray
 from expnb.posterior.exact.engine import prob_best
 from expnb.posterior.table import LEAST_UNITS, NO_SPREAD, NORMAL, Samples, Table, too_few
 from expnb.spec.metric import Direction
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 KINDS = ("conversion", "count", "mean", "revenue", "duration", "retention")
 SHARES = frozenset({"conversion", "retention"})
 _WANTED = ("experiment", "metric", "kind", "variant", "n", "mean")
+_MOST_UNITS = 2.0**53  # from here on doubles cannot count
+# Shares come as floats of 32 or 64 bits, and as decimals of a report: counts closer than this to a whole number are that number.
+_NEAR, _NEAR_REL = 0.01, 1e-6
+_DECIMALS = 8  # of a share, that a report may have been rounded to
 _FIGURES = (
     "effect_abs_post",
     "effect_rel_post",
@@ -60,8 +64,7 @@ class _Columns(Table):
         }
         fewest, means = np.minimum(control.n, treatment.n), self.family >= NORMAL
         self._few = fewest < np.where(means, LEAST_UNITS, 2)
-        self._still = means & (control.m2 == 0) & (treatment.m2 == 0)
-        self.__dict__["known"] = ~self._few & ~self._still
+        self.__dict__["known"] = ~self._few & ~self._still & np.array([not why for why in self.beyond], dtype=np.bool_)
 
     @property
     def notes(self) -> list[str]:
@@ -69,7 +72,8 @@ class _Columns(Table):
         out = self.not_relative
         for row in np.flatnonzero(~self.known).tolist():
             least = LEAST_UNITS if self.family[row] >= NORMAL else 2
-            out[row] = f"no posterior: {too_few(least) if self._few[row] else NO_SPREAD}"
+            why = too_few(least) if self._few[row] else NO_SPREAD if self._still[row] else self.beyond[row]
+            out[row] = f"no posterior: {why}"
         return out
 
 
@@ -89,7 +93,7 @@ def compare(frame: pd.DataFrame, *, control: str = "control", prior: Prior | str
     Returns
     -------
     DataFrame
-        One row per experiment, metric and treatment, in the order of `frame`. Figures as in `Posterior.summary`; NaN where none can be stated, as without two units in an arm; `note` then says why. `p_best` of three arms or more
+        One row per experiment, metric and treatment, in the order of `frame`. Figures as in `Posterior.summary`; NaN where none can be stated, as without two units in an arm; `note` then says why. It also says where a share was rounded: conversions are whole, and all figures are those of the nearest whole number. `p_best` of three arms or more
         is stated without a prior only: under one it costs as much as a thousand other figures, and `fit` states it.
 
     Raises
@@ -97,7 +101,7 @@ def compare(frame: pd.DataFrame, *, control: str = "control", prior: Prior | str
     SourceError
         If a column is missing, or a variant or its control occurs twice or not at all.
     PosteriorError
-        If a count or a moment is impossible.
+        If a count or a moment is impossible, such as a share that no count of its units gives.
     """
     import pandas as pd  # noqa: PLC0415 - 1.5 s, only where frames are
 
@@ -107,7 +111,7 @@ def compare(frame: pd.DataFrame, *, control: str = "control", prior: Prior | str
     own: BoolArray = frame["variant"].to_numpy() == control
     place = _controls(frame, group, own, control)
     rows = np.flatnonzero(~own)
-    samples = _samples(frame)
+    samples, given = _samples(frame)
     table = _Columns(samples.take(place[group[rows]]), samples.take(rows), frame.iloc[rows], group[rows])
     stated = [prior if exists else FLAT for exists in table.relative.tolist()]
     best = _best(table, prior)
@@ -122,7 +126,9 @@ def compare(frame: pd.DataFrame, *, control: str = "control", prior: Prior | str
     raw = {name: facts[name] for name in ("mean_control", "mean_treatment", "effect_abs", "effect_rel")}
     tests = {name: facts[name] for name in ("p_value", "ci_low", "ci_high")}
     prior_id = np.where(table.relative, prior.id, FLAT.id)
-    last = {"prior": prior_id, "note": table.notes}
+    rounded = _rounded(given, samples, place[group[rows]], rows)
+    notes = ["; ".join(part for part in both if part) for both in zip(table.notes, rounded, strict=True)]
+    last = {"prior": prior_id, "note": notes}
     return pd.concat([names, pd.DataFrame({**numbers, **raw, **figures, **tests, **last})], axis=1)
 
 
@@ -130,6 +136,12 @@ compare.__doc__ = (compare.__doc__ or "").format(kinds=", ".join(KINDS))
 
 
 def _check(frame: pd.DataFrame) -> None:
+    import pandas as pd  # noqa: PLC0415
+
+    if not isinstance(frame, pd.DataFrame):
+        raise SourceError(
+            f"compare got a {type(frame).__name__}; it takes a pandas DataFrame, one row per experiment, metric and variant. Write compare(pd.DataFrame(…)), or compare(table.to_pandas())."
+        )
     missing = [name for name in _WANTED if name not in frame.columns]
     if missing:
         raise SourceError(
@@ -159,7 +171,7 @@ def _groups(frame: pd.DataFrame) -> IntArray:
     if twice.any():
         row = frame[twice].iloc[0]
         raise SourceError(
-            f"experiment {row['experiment']!r}, metric {row['metric']!r} has variant {row['variant']!r} twice; every variant has one row. Add its rows up."
+            f"{_place(row)} has variant {_plain(row['variant'])!r} twice; every variant has one row. Add its rows up."
         )
     return np.asarray(codes, dtype=np.intp)
 
@@ -172,30 +184,130 @@ def _controls(frame: pd.DataFrame, group: IntArray, own: BoolArray, control: str
     if len(without):
         row = frame.iloc[int(np.flatnonzero(group == without[0])[0])]
         raise SourceError(
-            f"experiment {row['experiment']!r}, metric {row['metric']!r} has no variant {control!r}; every effect is one against control. Name it: compare(frame, control=…)."
+            f"{_place(row)} has no variant {control!r}; every effect is one against control. Name it: compare(frame, control=…)."
         )
     return place
 
 
-def _samples(frame: pd.DataFrame) -> Samples:
-    n, mean = _numbers(frame, "n"), _numbers(frame, "mean")
+def _samples(frame: pd.DataFrame) -> tuple[Samples, FloatArray]:
+    """Moments of every row, those of shares of whole conversions; and conversions as they came, NaN where they are whole or there are none."""
     share = frame["kind"].isin(SHARES).to_numpy()
-    variance = np.where(share, 0.0, _numbers(frame, "variance"))
-    bad = ~((n >= 0) & np.isfinite(n) & np.isfinite(mean) & (variance >= 0) & np.isfinite(variance))
-    bad |= share & ~((mean >= 0) & (mean <= 1))
-    if bad.any():
-        row = frame.iloc[int(np.flatnonzero(bad)[0])]
-        raise PosteriorError(
-            f"experiment {row['experiment']!r}, metric {row['metric']!r}, variant {row['variant']!r} has n {row['n']}, mean {row['mean']} and variance {row.get('variance')}; "
-            "units are not negative, a share lies between 0 and 1, and a variance is at least 0. Check how they were counted."
-        )
-    return Samples(n, mean, np.where(share, n * mean * (1.0 - mean), variance * np.maximum(n - 1.0, 0.0)))
+    n, mean = _numbers(frame, "n"), _numbers(frame, "mean")
+    variance = np.where(share | ((n < 2) & np.isnan(_numbers(frame, "variance"))), 0.0, _numbers(frame, "variance"))
+    for bad, says in _impossible(share, n, mean, variance):
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise PosteriorError(
+                f"{_place(frame.iloc[row])}, variant {_plain(frame['variant'].iloc[row])!r} has {says(row)}"
+            )
+    whole, off = _conversions(n, mean)
+    exact = np.where(share, whole / np.maximum(n, 1.0), mean)
+    samples = Samples(
+        n, exact, np.where(share, whole * (1.0 - np.where(share, exact, 0.0)), variance * np.maximum(n - 1.0, 0.0))
+    )
+    return samples, np.where(share & off, n * mean, np.nan)
+
+
+def _impossible(
+    share: BoolArray, n: FloatArray, mean: FloatArray, variance: FloatArray
+) -> Iterator[tuple[BoolArray, Callable[[int], str]]]:
+    """Rows with a figure that cannot be, and what to say of one of them; each kind after the ones before it are excluded."""
+    yield (
+        ~((n >= 0) & (n <= _MOST_UNITS) & (n == np.round(n))),
+        lambda row: (
+            f"n {n[row]:.12g}; units are a whole number, not negative and at most {_MOST_UNITS:.0f}. Check how they were counted."
+        ),
+    )
+    yield (
+        ~np.isfinite(mean),
+        lambda row: f"mean {mean[row]}; every row needs a finite one. Leave out the rows of what was not measured.",
+    )
+    yield (
+        share & ~((mean >= 0) & (mean <= 1)),
+        lambda row: (
+            f"mean {mean[row]:.12g}; of a conversion that is the share of units, 0 to 1. "
+            + (f"Write {mean[row] / 100:.12g} for {mean[row]:.12g} %." if 1 < mean[row] <= 100 else "Divide conversions by units.")
+        ),
+    )  # fmt: skip
+    yield (
+        np.isnan(variance),
+        lambda _: (
+            "no variance; without it the error of a mean is unknown. Add the variance of the values of units, not of their mean."
+        ),
+    )
+    yield (
+        ~((variance >= 0) & np.isfinite(variance)),
+        lambda row: (
+            f"variance {variance[row]:g}; a variance is finite and at least 0. Check how it was computed: sums of squares may have overflowed."
+        ),
+    )
+    yield (
+        (np.abs(mean) > LARGEST) | (variance > LARGEST**2),
+        lambda row: (
+            f"mean {mean[row]:g} and variance {variance[row]:g}; the mean may not exceed {LARGEST:g}, nor the variance {LARGEST**2:g}. State the metric in another unit."
+        ),
+    )
+    whole, off = _conversions(n, mean)
+    yield (
+        share & off & ~_reported(mean, whole / np.maximum(n, 1.0)),
+        lambda row: (
+            f"mean {mean[row]:.12g} of n {n[row]:.12g}, which is {n[row] * mean[row]:.6g} conversions; they are whole, and rounding of the share does not explain it. "
+            "Divide conversions by units, or call what is no share of units kind 'mean' and add its variance."
+        ),
+    )
+
+
+def _conversions(n: FloatArray, mean: FloatArray) -> tuple[FloatArray, BoolArray]:
+    """Whole conversions of units, and whether they differ from those given by more than a float does."""
+    given = n * mean
+    whole = np.round(given)
+    return whole, np.abs(given - whole) > np.maximum(_NEAR, _NEAR_REL * np.abs(given))
+
+
+def _reported(mean: FloatArray, exact: FloatArray) -> BoolArray:
+    """Whether an exact share, rounded to as many decimals as the given one has, is the given one."""
+    out, found = np.zeros(len(mean), dtype=np.bool_), np.zeros(len(mean), dtype=np.bool_)
+    for decimals in range(_DECIMALS + 1):
+        has = ~found & (np.abs(mean - np.round(mean, decimals)) <= 1e-12)
+        out |= has & (np.abs(exact - mean) <= 0.5 * 10.0**-decimals + 1e-12)
+        found |= has
+    return out
+
+
+def _rounded(given: FloatArray, samples: Samples, controls: IntArray, rows: IntArray) -> list[str]:
+    """For every treatment, which conversions of it and of its control were rounded; mostly empty."""
+    out = [""] * len(rows)
+    for at in np.flatnonzero(~np.isnan(given[controls]) | ~np.isnan(given[rows])).tolist():
+        parts = [
+            f"{name} {given[row]:.2f} to {samples.n[row] * samples.mean[row]:.0f}"
+            for name, row in (("control", controls[at]), ("treatment", rows[at]))
+            if not np.isnan(given[row])
+        ]
+        out[at] = f"conversions rounded to whole ones: {', '.join(parts)}"
+    return out
+
+
+def _place(row: pd.Series) -> str:
+    return f"experiment {_plain(row['experiment'])!r}, metric {_plain(row['metric'])!r}"
+
+
+def _plain(name: object) -> object:
+    """A name without the type that NumPy gives it."""
+    return name.item() if isinstance(name, np.generic) else name
 
 
 def _numbers(frame: pd.DataFrame, name: str) -> FloatArray:
     if name not in frame.columns:
         return np.full(len(frame), np.nan)
-    return frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
+    try:
+        return frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError):
+        import pandas as pd  # noqa: PLC0415
+
+        wrong = frame[name][pd.to_numeric(frame[name], errors="coerce").isna() & frame[name].notna()]
+        raise SourceError(
+            f"column {name!r} holds {next(iter(wrong), None)!r}; it needs numbers. Convert it with pd.to_numeric."
+        ) from None
 
 
 def _column(frame: pd.DataFrame, name: str, default: str) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from expnb.posterior.effect import Estimate, Scale
+from expnb.posterior.effect import Estimate
 from expnb.spec.metric import Metric
 from expnb.stats.joint import JointMoments
 from expnb.stats.moments import Moments
@@ -14,7 +14,7 @@ from expnb.stats.moments import Moments
 class Comparison:
     """One treatment against control in one segment.
 
-    What follows from it (whether a posterior exists, on which scale it is judged, which likelihood it has) is worked out in `table`, for many at once; the properties here ask for one.
+    What follows from it (whether a posterior exists, on which scale it is judged, which likelihood it has) is worked out by a `Table` of comparisons.
 
     Parameters
     ----------
@@ -55,32 +55,3 @@ class Comparison:
     def sign(self) -> int:
         """+1 where more is better, -1 where less is."""
         return 1 if self.metric.direction == "increase" else -1
-
-    @property
-    def missing(self) -> str:
-        """Why no posterior can be stated; empty when one can."""
-        from expnb.posterior.table import Table  # noqa: PLC0415 - a table is made of these
-
-        return Table([self]).missing[0]
-
-    @property
-    def not_relative(self) -> str:
-        """Why no relative effect exists; empty when one does."""
-        from expnb.posterior.table import Table  # noqa: PLC0415
-
-        return Table([self]).not_relative[0]
-
-    @property
-    def scale(self) -> Scale:
-        """The scale on which rope and margin are applied."""
-        from expnb.posterior.table import Table  # noqa: PLC0415
-
-        return "relative" if Table([self]).on_relative_scale[0] else "absolute"
-
-    @property
-    def cuts(self) -> tuple[float, float, float, float]:
-        """Effects at which probabilities are wanted: none, +rope, -rope, and harm beyond the margin."""
-        from expnb.posterior.table import Table  # noqa: PLC0415
-
-        none, up, down, harm = Table([self]).cuts[0].tolist()
-        return none, up, down, harm

@@ -53,7 +53,9 @@ class Effect:
     p_improvement, p_above_rope, p_harm, p_rope : float in [0, 1]
         P(improvement > 0), P(improvement > rope), P(improvement < -margin), P(abs(effect) <= rope); None without a rope or margin on the scale that exists.
     p_harm_flat : float in [0, 1]
-        `p_harm` without a prior on the effect: harm is not judged under the sceptical prior.
+        `p_harm` without a prior on the effect.
+    p_harm_wide : float in [0, 1]
+        `p_harm` under `HARM_PRIOR`, by which harm is judged: a sceptical prior would hide a disaster, none would see one in the noise of the first days. None where no relative effect exists.
     expected_loss_abs, expected_loss_rel : float >= 0
         Posterior mean of max(0, -improvement).
     p_best : float in [0, 1]
@@ -104,6 +106,7 @@ class Effect:
     p_harm: float | None = None
     p_rope: float | None = None
     p_harm_flat: float | None = None
+    p_harm_wide: float | None = None
     expected_loss_abs: float | None = None
     expected_loss_rel: float | None = None
     p_best: float | None = None

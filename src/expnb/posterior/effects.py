@@ -11,9 +11,9 @@ from expnb.posterior import frequentist
 from expnb.posterior.comparison import Comparison
 from expnb.posterior.effect import Density, Effect
 from expnb.posterior.exact.arms import Arm, BoolArray, FloatArray, IntArray
-from expnb.posterior.exact.engine import Quantity, absolute_effect, both_effects, prob_best, relative_effect
+from expnb.posterior.exact.engine import Quantity, absolute_effect, both_effects, prob_best, share_above
 from expnb.posterior.table import FEW_UNITS, HARM, RATIO, STUDENT, Table
-from expnb.spec.prior import FLAT, Prior
+from expnb.spec.prior import FLAT, HARM_PRIOR, Prior
 
 DISAGREEMENT_SD = 3.0
 
@@ -29,22 +29,21 @@ class Quantities:
     relative : Quantity, optional
         Where a relative effect exists.
     absolute : Quantity
-    above_harm : ndarray, shape (row,)
-        P(effect > the one that is harm) without a prior, 0-1, on the scale that holds.
     """
 
     relative: Quantity | None
     absolute: Quantity
-    above_harm: FloatArray
 
     def row(self, row: int) -> Quantities:
         """Those of one comparison."""
         some = np.array([row])
         relative = None if self.relative is None else self.relative.take(some)
-        return Quantities(relative, self.absolute.take(some), self.above_harm[some])
+        return Quantities(relative, self.absolute.take(some))
 
 
-def exact_effects(pairs: Sequence[Comparison], priors: Sequence[Prior]) -> list[Effect]:
+def exact_effects(
+    pairs: Sequence[Comparison], priors: Sequence[Prior], *, pooled: BoolArray | None = None
+) -> list[Effect]:
     """One effect per comparison, in the same order.
 
     Parameters
@@ -53,15 +52,23 @@ def exact_effects(pairs: Sequence[Comparison], priors: Sequence[Prior]) -> list[
         All treatments of a segment together: P(best) is over them.
     priors : sequence of Prior
         On the effect of each.
+    pooled : ndarray, shape (row,), optional
+        Rows whose posterior comes from their segments together: of these only what pooling keeps is worked out, the raw figures and harm without a prior.
     """
     table = Table(pairs)
+    later = np.zeros(len(table), dtype=np.bool_) if pooled is None else pooled
     stated = [prior if exists else FLAT for prior, exists in zip(priors, table.relative.tolist(), strict=True)]
-    best = share_of_best(table, stated)
+    best = share_of_best(table, stated, later)
     effects: list[Effect | None] = [None] * len(table)
     facts = facts_of(table)
-    for rows in alike(table, stated):
-        made = quantities(table, rows, stated[rows[0]])
-        _fill(effects, table, rows, facts, figures_of(table, rows, made, best, stated[rows[0]]), made, stated)
+    for group in alike(table, stated):
+        rows, some = group[~later[group]], group[later[group]]
+        if len(rows):
+            made = quantities(table, rows, stated[rows[0]])
+            figures = {**figures_of(table, rows, made, best, stated[rows[0]]), **harms(table, rows)}
+            _fill(effects, table, rows, facts, figures, made, stated)
+        if len(some):
+            _fill(effects, table, some, facts, harms(table, some), None, stated)
     silent = np.flatnonzero(~table.known)
     _fill(effects, table, silent, facts, {}, None, priors)
     return [effect for effect in effects if effect is not None]
@@ -122,7 +129,7 @@ def diluted(effect: Effect, share: float, mean: float, units: tuple[int, int]) -
     relative = ("effect_rel", "effect_rel_post", "hdi_rel_low", "hdi_rel_high", "expected_loss_rel")
     parts: dict[str, object] = {name: _times(getattr(effect, name), share) for name in absolute}
     parts |= {name: _times(getattr(effect, name), ratio) for name in relative}
-    parts |= dict.fromkeys(("p_above_rope", "p_harm", "p_rope", "p_harm_flat", "rope", "margin"))
+    parts |= dict.fromkeys(("p_above_rope", "p_harm", "p_rope", "p_harm_flat", "p_harm_wide", "rope", "margin"))
     note = f"diluted: {100 * share:.3g} % of units were triggered, the others cannot differ"
     raw = effect.effect_abs
     return replace(
@@ -179,17 +186,28 @@ def quantities(table: Table, rows: IntArray, prior: Prior, *, chart: bool = True
         relative, absolute = both_effects(control, treatment, prior, *own, chart=chart)
     else:
         relative, absolute = None, absolute_effect(control, treatment, prior, cuts, chart=chart)
-    judged = relative if relative is not None and on_relative else absolute
-    if prior.family == "flat":
-        return Quantities(relative, absolute, judged.p_above[:, HARM])
-    verb = relative_effect if on_relative else absolute_effect
-    return Quantities(relative, absolute, verb(control, treatment, FLAT, cuts[:, [HARM]], chart=False).p_above[:, 0])
+    return Quantities(relative, absolute)
 
 
-def share_of_best(table: Table, priors: Sequence[Prior]) -> FloatArray:
+def harms(table: Table, rows: IntArray) -> Figures:
+    """P(harm beyond the margin) without a prior and under `HARM_PRIOR`, whatever the stated one is; NaN without a margin, and the second without a relative effect."""
+    control, treatment = table.arms(rows, int(table.family[rows[0]]))
+    cut, up, no_margin = table.cuts[rows][:, [HARM]], table.sign[rows] > 0, np.isnan(table.margin[rows])
+    if table.on_relative_scale[rows[0]]:
+        above = [share_above(control, treatment, prior, cut)[:, 0] for prior in (FLAT, HARM_PRIOR)]
+    else:
+        flat = absolute_effect(control, treatment, FLAT, cut, chart=False).p_above[:, 0]
+        above = [flat, np.full(len(rows), np.nan)]
+    return {
+        name: np.where(no_margin, np.nan, np.where(up, 1.0 - each, each))
+        for name, each in zip(("p_harm_flat", "p_harm_wide"), above, strict=True)
+    }
+
+
+def share_of_best(table: Table, priors: Sequence[Prior], pooled: BoolArray | None = None) -> FloatArray:
     """P(best of all arms) per row; the arms of a segment share their control, and all need a posterior.
 
-    Infinite where there is one treatment, whose P(best) is its P(improvement).
+    Infinite where there is one treatment, whose P(best) is its P(improvement); NaN where all treatments are `pooled`.
     """
     best = np.full(len(table), np.nan)
     order = np.argsort(table.group, kind="stable")
@@ -198,7 +216,7 @@ def share_of_best(table: Table, priors: Sequence[Prior]) -> FloatArray:
     for rows in groups:
         if len(rows) == 1:
             best[rows] = np.inf
-        elif table.known[rows].all():
+        elif table.known[rows].all() and (pooled is None or not pooled[rows].all()):
             shared = priors[rows[0]] if table.relative[rows].all() else FLAT
             key = (len(rows), int(table.family[rows[0]]), shared, bool(table.sign[rows[0]] > 0))
             places.setdefault(key, []).append(rows)
@@ -247,9 +265,6 @@ def figures_of(table: Table, rows: IntArray, made: Quantities, best: FloatArray,
         "p_null": null if learnt and made.absolute.null is not None else none,
         "works": np.full(len(rows), (1 - prior.null_share) / 2) if learnt else none,
         "log_bayes_factor": none if factor is None or prior.family == "flat" else factor,
-        "p_harm_flat": np.where(
-            np.isnan(table.margin[rows]), np.nan, np.where(up, 1.0 - made.above_harm, made.above_harm)
-        ),
         "effect_abs_post": made.absolute.mean,
         "hdi_abs_low": made.absolute.hdi_low,
         "hdi_abs_high": made.absolute.hdi_high,

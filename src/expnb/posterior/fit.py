@@ -14,7 +14,7 @@ from expnb.posterior.effect import Effect, PooledEffect
 from expnb.posterior.effects import Quantities, assemble, diluted, without_posterior
 from expnb.posterior.effects import exact_effects as effects_of
 from expnb.posterior.evidence import comparisons, estimates
-from expnb.posterior.pooling.segments import pool_segments
+from expnb.posterior.pooling.segments import pool_segments, to_be_pooled
 from expnb.posterior.posterior import Posterior
 from expnb.spec.experiment import TRIGGER_KEY, Experiment
 from expnb.spec.metric import Metric
@@ -67,7 +67,7 @@ def fit_exact(
     cells = data if isinstance(data, Cells) else data.cells
     pairs = [pair for metric in experiment.metrics for pair in estimates(experiment, cells, metric)]
     priors = [prior or experiment.prior_on(pair.metric.name) for pair in pairs]
-    main, pooled = pool_segments(pairs, priors, effects_of(pairs, priors))
+    main, pooled = pool_segments(pairs, priors, effects_of(pairs, priors, pooled=to_be_pooled(pairs, priors)))
     effects = list(_with_diluted(experiment, cells, main))
     return posterior_of(
         experiment,

@@ -70,7 +70,8 @@ def welch(control: Samples, treatment: Samples) -> tuple[FloatArray, FloatArray,
     a, b = control.variance / np.maximum(control.n, 1), treatment.variance / np.maximum(treatment.n, 1)
     known = (control.n > 1) & (treatment.n > 1) & (a + b > 0)
     a, b = np.where(known, a, 1.0), np.where(known, b, 1.0)
-    df = (a + b) ** 2 / (a**2 / np.maximum(control.n - 1, 1) + b**2 / np.maximum(treatment.n - 1, 1))
+    part = a / (a + b)  # squares of variances themselves may be out of range
+    df = 1 / (part**2 / np.maximum(control.n - 1, 1) + (1 - part) ** 2 / np.maximum(treatment.n - 1, 1))
     gap, se = treatment.mean - control.mean, np.sqrt(a + b)
     half = np.where(known, stdtrit(df, 0.975) * se, np.nan)
     return np.where(known, 2 * stdtr(df, -np.abs(gap) / se), np.nan), gap - half, gap + half

@@ -22,6 +22,7 @@ from expnb.posterior.exact.arms import (
     Poisson,
     RatioMean,
     StudentMean,
+    workable,
 )
 from expnb.stats.moments import Moments
 
@@ -163,6 +164,24 @@ class Table:
             )
         return out
 
+    @cached_property
+    def beyond(self) -> list[str]:
+        """Why means of this size, or with errors like these, cannot be worked with; empty where they can."""
+        out = [""] * len(self)
+        means, ses = (self.control.mean, self.treatment.mean), self.ses
+        kept = workable(means[0], ses[0]) & workable(means[1], ses[1])
+        for row in np.flatnonzero((self.family >= NORMAL) & ~kept & ~self._still).tolist():
+            side = int(workable(means[0][row], ses[0][row]))
+            out[row] = (
+                f"a mean of {means[side][row]:.3g} with a standard error of {ses[side][row]:.3g} is beyond what can be worked out; state the metric in another unit, and if it hardly varies, check its column"
+            )
+        return out
+
+    @cached_property
+    def _still(self) -> BoolArray:
+        """Means of values that are all equal, in both arms."""
+        return np.asarray((self.family >= NORMAL) & (self.control.m2 == 0) & (self.treatment.m2 == 0))
+
     # --- likelihood --------------------------------------------------------------------------
 
     @cached_property
@@ -229,11 +248,11 @@ class Table:
         """Why no posterior can be stated; empty where one can."""
         fewest = np.minimum(self.control.n, self.treatment.n)
         mean = self.family >= NORMAL
-        still = mean & (self.control.m2 == 0) & (self.treatment.m2 == 0)
+        still, beyond = self._still, np.array([bool(reason) for reason in self.beyond], dtype=np.bool_)
         least = np.where(mean, LEAST_UNITS, 2)
         weak = self.strength < WEAKEST_DENOMINATOR
         out = [pair.trouble for pair in self.pairs]
-        for row in np.flatnonzero(self.hidden | (fewest < least) | still | weak).tolist():
+        for row in np.flatnonzero(self.hidden | (fewest < least) | still | beyond | weak).tolist():
             if self.hidden[row]:
                 out[row] = f"fewer than {self.pairs[row].min_cell} units in an arm, which are not shown"
             elif out[row]:
@@ -242,6 +261,8 @@ class Table:
                 out[row] = too_few(int(least[row]))
             elif still[row]:
                 out[row] = NO_ERROR if self.pairs[row].metric.kind == "quantile" else NO_SPREAD
+            elif beyond[row]:
+                out[row] = self.beyond[row]
             else:
                 out[row] = (
                     f"the denominator is {self.strength[row]:.1f} standard errors above 0, and a ratio needs {WEAKEST_DENOMINATOR:g}; wait for more units, or measure the numerator per unit"

@@ -297,6 +297,12 @@ class Experiment(Question):
         return Exposure(weights=self.weights, control=self.control, enrolled=enrolled)
 
     @property
+    def harm_threshold(self) -> float:
+        """Probability of harm at which the gate closes, by `Policy.harm_threshold`: each treatment is judged on the goal and on every guardrail."""
+        judged = sum(metric.role in {"goal", "guardrail"} for metric in self.metrics)
+        return self.policy.harm_threshold(judged * len(self.treatments))
+
+    @property
     def policy_hash(self) -> str:
         """SHA-256 of everything that decides: policy, metrics, arms, prior and dates."""
         return digest(

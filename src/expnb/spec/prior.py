@@ -159,6 +159,8 @@ class Prior:
 
 
 FLAT = Prior(family="flat")
+HARM_PRIOR = Prior(scale=0.08)
+"""Under which harm is judged: wide enough not to hide a disaster, narrow enough not to take the noise of the first days for one (docs/operating_characteristics.md)."""
 
 
 def as_prior(prior: Prior | str) -> Prior:

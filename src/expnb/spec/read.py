@@ -19,7 +19,7 @@ from expnb.errors import (
 )
 from expnb.spec.experiment import Cost, Epoch, Events, Expectation, Experiment, Question, Totals, Traffic
 from expnb.spec.metric import MEASURES, Direction, Metric, MetricKind, TotalsColumns
-from expnb.spec.policy import Policy
+from expnb.spec.policy import Policy, preset
 from expnb.spec.prior import Prior
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def read_experiment(
     catalogue = catalogue or {}
     raw = dict(read_toml(path, "experiment file"))
     raw["metrics"] = _resolve_metrics(_tables(raw.get("metrics", []), str(path)), catalogue, guardrails, str(path))
+    raw["policy"] = _with_preset(raw.get("policy", {}), str(path))
     file = parse(raw, ExperimentFile, str(path))
     parts = {entry.name: getattr(file.experiment, entry.name) for entry in fields(Question)}
     try:
@@ -234,6 +235,18 @@ def _translate(error: ValidationError, file: str) -> SpecFileError | MissingKeyE
         return SpecFileError(file, str(cause))
     rule = first["msg"].removeprefix("Input should be ")
     return SpecFileError(file, f"{key!r} in {where} is {first['input']!r}; it should be {rule}.")
+
+
+def _with_preset(raw: object, file: str) -> object:
+    """A policy with what its preset sets; what stands beside the preset takes precedence."""
+    if not isinstance(raw, Mapping):
+        return raw
+    own = dict(raw)
+    try:
+        chosen = preset(str(own.pop("preset", "superiority")))
+    except SpecError as error:
+        raise SpecFileError(file, str(error)) from error
+    return {**chosen, **own}
 
 
 def _tables(raw: object, file: str) -> list[Table]:

@@ -15,6 +15,9 @@ IntArray: TypeAlias = NDArray[np.intp]
 BoolArray: TypeAlias = NDArray[np.bool_]
 
 WEAKEST_DENOMINATOR = 10.0  # mean / standard error of the lower mean of a ratio
+SMALLEST, LARGEST = 1e-40, 1e40  # of a standard error; figures need its sixth power, and doubles end at 1e308
+FINEST = 1e-14  # standard error / mean; a mean is known to 16 digits
+_NOTHING = 1e-40  # mean / standard error
 _MOST_MISS = 66.0  # squared standard errors; what is less likely than exp(-33) is left out everywhere
 
 
@@ -98,6 +101,7 @@ class NormalMean:
                 f"row {row} has mean {mean[row]:g} with standard error {se[row]:g}; both must be finite and the error above 0."
                 " A metric that never varies has no posterior: check its column."
             )
+        mean = _workable(mean, se)
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "se", se)
 
@@ -191,6 +195,7 @@ class StudentMean:
                 f"row {row} has mean {mean[row]:g} with standard error {se[row]:g} on {df[row]:g} degrees of freedom; all must be finite, the error above 0 and the degrees of freedom at least 1."
                 " A mean of one unit has no posterior: wait for more units."
             )
+        mean = _workable(mean, se)
         for name, value in (("mean", mean), ("se", se), ("df", df)):
             object.__setattr__(self, name, value)
 
@@ -258,6 +263,9 @@ class RatioMean:
         for name in self.__slots__:
             object.__setattr__(self, name, _rows(getattr(self, name)))
             _same_length(self.upper, getattr(self, name))
+        with np.errstate(over="ignore", invalid="ignore"):
+            size = self.mean, self.se
+        _workable(*size)
         strength = self.lower / np.sqrt(self.var_lower)
         ok = (strength >= WEAKEST_DENOMINATOR * (1.0 - 1e-9)) & (self._spread > 0) & np.isfinite(self.mean)
         if not ok.all():
@@ -351,6 +359,23 @@ class Located(Protocol):
 
 
 Arm: TypeAlias = Binomial | NormalMean | Poisson | StudentMean | RatioMean
+
+
+def workable(mean: FloatArray, se: FloatArray) -> BoolArray:
+    """Whether figures of a mean with this standard error can be worked out in double precision, shape (row,)."""
+    return np.asarray((se >= SMALLEST) & (se <= LARGEST) & (np.abs(mean) <= LARGEST) & (se >= FINEST * np.abs(mean)))
+
+
+def _workable(mean: FloatArray, se: FloatArray) -> FloatArray:
+    """The means, 0 where they are next to nothing of their error: the square of error / mean would be out of range."""
+    ok = workable(mean, se) | ~(se > 0)  # what has no error at all is told more plainly
+    if not ok.all():
+        row = int(np.argmin(ok))
+        raise PosteriorError(
+            f"row {row} has mean {mean[row]:g} with standard error {se[row]:g}; neither may exceed {LARGEST:g}, nor the error be below {SMALLEST:g} or {FINEST:g} of the mean."
+            " State the metric in another unit; if it hardly varies, check its column."
+        )
+    return np.where(np.abs(mean) < _NOTHING * se, 0.0, mean)
 
 
 def _beside(values: FloatArray, z: FloatArray) -> FloatArray:

@@ -31,6 +31,7 @@ __all__ = [
     "both_effects",
     "prob_best",
     "relative_effect",
+    "share_above",
 ]
 
 Parts: TypeAlias = list[tuple[IntArray, Quantity]]
@@ -46,7 +47,7 @@ def relative_effect(control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray
 
     Parameters
     ----------
-    control, treatment : Binomial or NormalMean
+    control, treatment : Arm
         The same kind and number of rows. Of a NormalMean, the control mean is at least 5 standard errors and the treatment mean above 0; the control mean is then taken to be above 5 % of its
         estimate, without which no ratio of Normals has a mean.
     prior : Prior
@@ -78,6 +79,28 @@ def relative_effect(control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray
     return collect(len(control), cuts.shape[-1], parts(), chart=chart)
 
 
+def share_above(control: Arm, treatment: Arm, prior: Prior, cuts: FloatArray) -> FloatArray:
+    """P(effect_rel > cut), shape (row, cut): that of `relative_effect` alone, for less.
+
+    Parameters
+    ----------
+    control, treatment, prior
+        As in `relative_effect`, of a prior without a point at no effect.
+    cuts : ndarray, shape (row, cut) or (cut,)
+        Relative effects, above -1.
+    """
+    if prior.family == "flat":
+        return relative_effect(control, treatment, prior, cuts, chart=False).p_above
+    cuts = np.broadcast_to(_checked(control, treatment, cuts), (len(control), cuts.shape[-1]))
+    left, out = np.ones(len(control), dtype=np.bool_), np.empty(cuts.shape)
+    for rows, curve in sampled.curves(control, treatment, prior, left.copy(), log_scale=True):
+        out[rows] = 1.0 - curve.at(np.log1p(cuts[rows]))[0]
+        left[rows] = False
+    for rows, part in _ratio_on_panels(control, treatment, prior, cuts, left, chart=False):
+        out[rows] = part.p_above
+    return out
+
+
 def absolute_effect(
     control: Arm,
     treatment: Arm,
@@ -90,7 +113,7 @@ def absolute_effect(
 
     Parameters
     ----------
-    control, treatment : Binomial or NormalMean
+    control, treatment : Arm
         As in `relative_effect`; with ``prior.family == "flat"`` means may have any sign.
     prior : Prior
         On ``log(1 + effect_rel)``; it ties the two arms together.
@@ -237,7 +260,7 @@ def prob_best(arms: Sequence[Arm], prior: Prior, *, largest: bool) -> FloatArray
 
     Parameters
     ----------
-    arms : sequence of Binomial or NormalMean
+    arms : sequence of Arm
         The first is the control, which all others share.
     prior : Prior
         On the log ratio of each treatment to the control, independent given the control.

@@ -29,15 +29,17 @@ from expnb.posterior.exact.sampled import (
 )
 
 _MANY = 45.0  # conversions, and units without one, from which on a few moments say where the control's mean lies
-_CALM = 0.08  # standard deviations of the effect, up to which three scores do
+_FEW = 10.0  # below, the control's mean bends sharply with the log ratio
+_CALM, _ROUGH, _LOST = 0.12, 0.35, 0.6  # blur up to which three scores do, or five, or any
 _DROP = 28.0  # exp(-28) = 1e-12 of the peak: what of the control's mean is left out
 _LARGEST = 600.0  # log ratio of a mean to its estimate
 _RAMP = np.linspace(0.0, 1.0, 48)
 _QUANTILE_STEPS = 6
 _FAR = 3.0  # standard deviations
-_ROOT_STEPS, _NEWTON_STEPS = 8, 20
-_CLOSE = 1e-6  # standard deviations
-_SMALL, _NEAR = 1e-7, 1e-4  # the next step is about the square of this one
+_ROOT_STEPS, _NEWTON_STEPS = 12, 20
+_CLOSE = 1e-5  # standard deviations
+_NEAR = 1e-4  # standard deviations; the next step is about the square of this one
+_SMALL = 1e-9  # of half the stretch of log ratios: the square of a step, which is about the next one
 
 Moments: TypeAlias = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
 """Mean, standard deviation, skewness and excess kurtosis."""
@@ -56,8 +58,19 @@ class _Rule:
         self.at = at  # -1 to 1
         self.to_powers = np.linalg.inv(np.polynomial.polynomial.polyvander(at, degree)).T  # values there -> polynomial
 
+    def bent(self, skew: FloatArray, excess: FloatArray) -> FloatArray:
+        """Scores of a density that is a bell but for its skewness and excess kurtosis, which have any shape: along a new last axis [1]_.
 
-_FEW_COUNTS, _USUAL, _QUIET = _Rule(7, 22), _Rule(7, 12), _Rule(3, 12)
+        References
+        ----------
+        .. [1] Cornish, Fisher (1938), Moments and cumulants in the specification of distributions.
+        """
+        lean, tail = skew[..., None], excess[..., None]
+        return self.scores + lean * self.second + tail * self.third - lean**2 * self.skewed
+
+
+_RARE, _FEW_COUNTS = _Rule(9, 30), _Rule(9, 22)
+_BLURRED, _USUAL, _QUIET = _Rule(9, 12), _Rule(5, 12), _Rule(3, 12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +107,14 @@ def _from_grid(control: Arm, treatment: Arm, lam: FloatArray, rule: _Rule) -> _G
     step = x[:, 1] - x[:, 0]
     these = Samples(x[:, 0], step, density).normalised()
     mass, (first, sd) = Integral.of(these), these.mean_sd()
-    at = first[:, None] + sd[:, None] * rule.scores
+    z = (x - first[:, None]) / sd[:, None]
+    at = first[:, None] + sd[:, None] * rule.bent(these.integrate(z**3), these.integrate(z**4) - 3.0)
     for _ in range(_QUANTILE_STEPS):
         below, height, _ = mass.at(at)
         move = (below - rule.probabilities) / np.maximum(height, 1e-300)
         at = at - np.clip(move, -0.5 * sd[:, None], 0.5 * sd[:, None])
+        if (np.abs(move) < _NEAR * sd[:, None]).all():
+            break
     share, scale = np.exp(x), mean_c[:, None]
     return _Given(
         these.integrate(share).reshape(lam.shape) * scale,
@@ -114,9 +130,7 @@ def _units(arm: Arm) -> FloatArray:
 
 def _from_moments(control: Arm, treatment: Arm, lam: FloatArray, rule: _Rule) -> _Given:
     mean, sd, skew, excess = _moments(control, treatment, lam)
-    lean, tail = skew[..., None], excess[..., None]
-    bent = rule.scores + lean * rule.second + tail * rule.third - lean**2 * rule.skewed  # Cornish, Fisher (1938)
-    return _Given(mean, mean**2 + sd**2, mean[..., None] + sd[..., None] * bent)
+    return _Given(mean, mean**2 + sd**2, mean[..., None] + sd[..., None] * rule.bent(skew, excess))
 
 
 def _moments(control: Arm, treatment: Arm, lam: FloatArray) -> Moments:
@@ -169,9 +183,9 @@ class _Mixed:
         Of the log ratio.
     low, half : ndarray, shape (row,)
         The stretch of log ratios that holds the curve: its low end, and half its width.
-    mean : ndarray, shape (row, score, power)
+    mean : ndarray, shape (power, row, score)
         The control's mean at each score, as a polynomial in ``(lam - low) / half - 1``.
-    expected : ndarray, shape (row, 2, power)
+    expected : ndarray, shape (power, 2, row)
         Its expectation and that of its square, likewise.
     """
 
@@ -187,12 +201,13 @@ class _Mixed:
         first, last = curve.breaks.T
         half = 0.5 * (last - first)
         lam = first[:, None] + half[:, None] * (1.0 + rule.at)
-        given = (_from_grid if rule is _FEW_COUNTS else _from_moments)(control, treatment, lam, rule)
-        expected = np.stack([given.mean, given.square], axis=1) @ rule.to_powers
-        return cls(rule, curve, first, half, np.einsum("rks,kp->rsp", given.at_scores, rule.to_powers), expected)
+        given = (_from_grid if rule in {_RARE, _FEW_COUNTS} else _from_moments)(control, treatment, lam, rule)
+        mean = np.tensordot(rule.to_powers, given.at_scores, axes=(0, 1))
+        expected = np.tensordot(rule.to_powers, np.stack([given.mean, given.square]), axes=(0, 2))
+        return cls(rule, curve, first, half, mean, expected)
 
     def take(self, chosen: IntArray) -> _Mixed:
-        parts = self.low[chosen], self.half[chosen], self.mean[chosen], self.expected[chosen]
+        parts = self.low[chosen], self.half[chosen], self.mean[:, chosen], self.expected[:, :, chosen]
         return _Mixed(self.rule, self.curve.take(chosen), *parts)
 
     @property
@@ -218,14 +233,13 @@ class _Mixed:
 
     def with_slope(self, d: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, BoolArray]:
         """Mass below d, density at d and its slope, for d of shape (row, any), and where the roots were found."""
-        (lam, ok), w = self._roots(d), self.rule.weights
-        m, rise = self._mean(lam)
+        (lam, m, rise, ok), w = self._roots(d), self.rule.weights
         growth = np.exp(lam)
         per = rise * (growth - 1.0) + m * growth  # how fast the effect rises with the log ratio
         bend = (2.0 * rise + m) * growth
-        v = self.curve.scale.v(lam.reshape(len(d), -1))
-        stretch, change = self.curve.scale.stretch(v)
-        mass, density, slope = self.curve.mass.at(v)
+        x = lam.reshape(len(d), -1)
+        stretch, change = self.curve.scale.stretch(x)
+        mass, density, slope = self.curve.mass.at(self.curve.scale.v(x))
         slope, density = (slope - density * change) / stretch**2, density / stretch
         mass, density, slope = (part.reshape(lam.shape) for part in (mass, density, slope))
         return mass @ w, (density / per) @ w, ((slope - density * bend / per) / per**2) @ w, ok
@@ -234,34 +248,37 @@ class _Mixed:
         """Of the control's mean and of its square, given log ratios of shape (row, any)."""
         t = np.clip((lam - self.low[:, None]) / self.half[:, None] - 1.0, -1.0, 1.0)
         out = np.zeros((2, *lam.shape))
-        for power in range(self.expected.shape[2] - 1, -1, -1):
-            out = out * t + np.moveaxis(self.expected[:, :, power], 1, 0)[..., None]
+        for term in self.expected[::-1]:
+            out *= t
+            out += term[..., None]
         return out[0], out[1]
 
     def _mean(self, lam: FloatArray) -> tuple[FloatArray, FloatArray]:
         """The control's mean at each Normal score and its slope; lam has shape (row, any, score)."""
         t = (lam - self.low[:, None, None]) / self.half[:, None, None] - 1.0
-        value, slope = np.broadcast_to(self.mean[:, None, :, -1], lam.shape), np.zeros_like(lam)
-        for power in range(self.mean.shape[2] - 2, -1, -1):
-            slope = slope * t + value
-            value = value * t + self.mean[:, None, :, power]
+        value, slope = np.zeros_like(t), np.zeros_like(t)
+        for term in self.mean[::-1]:
+            slope *= t
+            slope += value
+            value *= t
+            value += term[:, None]
         return value, slope / self.half[:, None, None]
 
-    def _roots(self, d: FloatArray) -> tuple[FloatArray, BoolArray]:
-        """The log ratio at which each Normal score gives the effect d, by Newton's method from where the mean hardly depends on it, and where it was found."""
-        low, high = self.low[:, None, None], (self.low + 2.0 * self.half)[:, None, None]
+    def _roots(self, d: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, BoolArray]:
+        """The log ratio at which each Normal score gives the effect d, the control's mean there and its slope; and where they were found, by Newton's method from where the mean hardly depends on it."""
+        low, half = self.low[:, None, None], self.half[:, None, None]
         start = self.curve.scale.of(self.curve.mean[:, None])[..., None]
-        lam = np.broadcast_to(start, (*d.shape, len(self.rule.scores)))
+        lam = np.broadcast_to(start, (len(d), 1, len(self.rule.scores)))  # one for all d
         for _ in range(_ROOT_STEPS):
             m, rise = self._mean(lam)
             share = np.maximum(d[..., None] / m, -1.0 + 1e-12)
-            step = (np.log1p(share) - lam) / np.clip(1.0 + share / (1.0 + share) * rise / m, 0.5, 2.0)
-            lam = np.clip(lam + step, low, high)
-            far = np.abs(step)
-            if far.max() < _SMALL:
+            step = (np.log1p(share) - lam) / np.clip(1.0 + share / (1.0 + share) * rise / m, 0.1, 2.0)
+            last, lam = lam, np.clip(lam + step, low, low + 2.0 * half)
+            close = step**2 < _SMALL * half
+            if close.all():
                 break
-        arrived: BoolArray = ((far < _NEAR) | (lam == low) | (lam == high)).all(axis=2)
-        return lam, arrived
+        arrived: BoolArray = (close | (lam == low) | (lam == low + 2.0 * half)).all(axis=2)
+        return lam, m + rise * (lam - last), np.broadcast_to(rise, lam.shape), arrived
 
 
 def of_curve(
@@ -293,19 +310,25 @@ def of_curve(
 
 
 def _rules(control: Arm, treatment: Arm, curve: Curve) -> Iterator[tuple[IntArray, _Rule]]:
-    """Every row once: few counts need exact quantiles, and where the control's mean hardly blurs the effect three scores do."""
+    """Every row at most once: few counts need exact quantiles, and the less the control's mean blurs the effect, the fewer scores do."""
     count = np.full(len(curve.mean), np.inf)
     if not isinstance(control, NormalMean):
         count = np.minimum(size_of(control), size_of(treatment))
-    errors = [sd / mean for mean, sd in map(peak_of, (control, treatment))]
-    narrow = 1.0 / np.hypot(1.0 / errors[0], 1.0 / errors[1])  # relative error of the control's mean given the ratio
+    known, other = (mean / sd for mean, sd in map(peak_of, (control, treatment)))
+    narrow = 1.0 / np.hypot(known, other)  # relative error of the control's mean given the ratio
     centre = curve.scale.of(curve.mean[:, None])[:, 0]
     spread = np.abs(curve.scale.of((curve.mean + curve.sd)[:, None])[:, 0] - centre)
-    blur = narrow * (np.abs(centre) / spread + _FAR)
+    # what the mean takes from or gives to the effect, over what the log ratio does, which moves the mean too
+    share = -np.expm1(-centre)
+    blur = narrow * np.abs(share / (1.0 - share * (other * narrow) ** 2)) / spread
+    further = blur + _FAR * narrow  # in the tails
+    many, served = count >= _MANY, blur <= _LOST
     for rule, chosen in (
-        (_FEW_COUNTS, count < _MANY),
-        (_USUAL, (count >= _MANY) & (blur > _CALM)),
-        (_QUIET, (count >= _MANY) & (blur <= _CALM)),
+        (_RARE, served & (count < _FEW)),
+        (_FEW_COUNTS, served & (count >= _FEW) & ~many),
+        (_BLURRED, served & many & (further > _ROUGH)),
+        (_USUAL, served & many & (further > _CALM) & (further <= _ROUGH)),
+        (_QUIET, served & many & (further <= _CALM)),
     ):
         if chosen.any():
             yield np.flatnonzero(chosen), rule

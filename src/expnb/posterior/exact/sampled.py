@@ -23,15 +23,15 @@ from expnb.posterior.exact.hdi import PROB, shortest_interval
 from expnb.posterior.exact.quantity import CHART_POINTS, Quantity
 from expnb.spec.prior import Prior
 
-LEAST_COUNT = 10
+LEAST_COUNT = 5
 """Conversions or events, and units without one, from which on an arm is served."""
 LARGEST_ERROR = 0.1
 """Of a Normal mean, as a share of it, up to which its logarithm is served."""
 
 _DROP = 32.0  # exp(-32) = 1e-14: what lies below that share of an arm's peak is left out
-_KINDS = ((32, 150.0, 0.55), (64, 25.0, 0.40), (128, 8.0, 0.30))
+_KINDS = ((32, 150.0, 0.55), (64, 25.0, 0.40), (128, 10.0, 0.30), (256, 5.0, 0.30))
 """Points per arm, the smallest counts they serve, and the widest step in standard deviations of the narrower arm: few counts lean, and what leans needs a finer grid."""
-_UNEQUAL = (((24, 72), 150.0, 0.7, 0.26), ((56, 128), 8.0, 0.5, 0.26))
+_UNEQUAL = (((24, 72), 150.0, 0.7, 0.26), ((56, 128), 10.0, 0.5, 0.26))
 """Of arms of which one is much narrower: points of that one and of the effect, the smallest counts they serve, and the widest steps in standard deviations of that one and of the effect."""
 _EVEN = 0.15  # of the distance at which a prior bends: up to this step no finer points are needed
 _COARSEST = 0.35  # standard deviations of the likelihood
@@ -43,11 +43,11 @@ _FINEST = 1e-7  # share of the peak of the likelihoods that a prior may pull to
 _REACH = 6.5  # standard deviations in a chart
 _FEW_ROWS = 64
 _MOST = 600.0  # logarithm of a mean over its estimate
-_CHUNK = 512  # rows at a time, so that they stay in the processor's cache
+_CHUNK = 1024  # rows at a time, so that they stay in the processor's cache
 _HALF = 1.959963984540054
 _STEPS = 14
-_SMALL = 1e-8
-_LEVEL = 1e-5  # of a mass, or of a log density
+_SMALL = 1e-5  # the next step is about the square of this one
+_LEVEL = 1e-4  # of a mass, or of a log density, before the last step
 _LEAST = 1e-300
 _VANISHED = math.exp(-_DROP)
 _NOTHING = 1e-15  # a mean as a share of its estimate
@@ -91,11 +91,12 @@ class Scale:
         out: FloatArray = x - self.centre[:, None] if self.bend is None else np.arcsinh(x / self.bend[:, None])
         return out
 
-    def stretch(self, v: FloatArray) -> tuple[FloatArray | float, FloatArray | float]:
-        """How fast what v stands for changes with v, and the slope of the logarithm of that."""
+    def stretch(self, x: FloatArray) -> tuple[FloatArray | float, FloatArray | float]:
+        """How fast what v stands for changes with v where it is x, and the slope of the logarithm of that."""
         if self.bend is None:
             return 1.0, 0.0
-        return self.bend[:, None] * np.cosh(v), np.tanh(v)
+        stretch = np.hypot(x, self.bend[:, None])
+        return stretch, x / stretch
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,19 +168,35 @@ class Integral:
 
     def at(self, v: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Integral up to v, and its first two derivatives there, for v of shape (row, any)."""
-        last = self.table.shape[1] - 1
-        place = np.clip((v - self.start[:, None]) / self.step[:, None], 0.0, float(last))
-        left = np.minimum(place.astype(np.intp), last - 1)
-        t, row = place - left, np.arange(len(v))[:, None]
-        terms = np.concatenate([self.table[row, left], self.table[row, left + 1]], axis=2) @ _TO_POLYNOMIAL
-        terms = np.ascontiguousarray(np.moveaxis(terms, 2, 0))
+        terms, t = self._polynomials(v)
         value, slope, bend = terms[7], np.zeros_like(t), np.zeros_like(t)
         for term in terms[6::-1]:
-            bend = bend * t + slope
-            slope = slope * t + value
-            value = value * t + term
+            bend *= t
+            bend += slope
+            slope *= t
+            slope += value
+            value *= t
+            value += term
         step = self.step[:, None]
         return value, slope / step, 2.0 * bend / step**2
+
+    def slope(self, v: FloatArray) -> FloatArray:
+        """The first derivative alone."""
+        terms, t = self._polynomials(v)
+        slope: FloatArray = 7.0 * terms[7]
+        for power in range(6, 0, -1):
+            slope *= t
+            slope += power * terms[power]
+        slope /= self.step[:, None]
+        return slope
+
+    def _polynomials(self, v: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Coefficients of the polynomial that holds at v, shape (power, row, any), and how many steps v lies from where it begins."""
+        rows, points, _ = self.table.shape
+        left, t = _neighbours((v - self.start[:, None]) / self.step[:, None], points)
+        point = (left + points * np.arange(rows)[:, None]).ravel()
+        known = self.table.reshape(-1, 4)[np.stack([point, point + 1], axis=1)].reshape(-1, 8)
+        return (_TO_POLYNOMIAL @ known.T).reshape(8, *t.shape), t
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +213,8 @@ class Curve:
         Of v.
     mass : Integral
         Of the density.
+    x : ndarray, shape (row, point)
+        Log ratios or differences at the points.
     """
 
     these: Samples
@@ -203,22 +222,18 @@ class Curve:
     mean: FloatArray
     sd: FloatArray
     mass: Integral
+    x: FloatArray
 
     @classmethod
     def of(cls, these: Samples, scale: Scale) -> Curve:
         """The curve through `these`, which need not be normalised."""
         these = these.normalised()
-        return cls(these, scale, *these.mean_sd(), Integral.of(these))
+        return cls(these, scale, *these.mean_sd(), Integral.of(these), scale.of(these.v))
 
     def take(self, rows: IntArray) -> Curve:
         """The curves of `rows` only."""
         parts = self.these.take(rows), self.scale.take(rows), self.mean[rows], self.sd[rows], self.mass.take(rows)
-        return Curve(*parts)
-
-    @property
-    def x(self) -> FloatArray:
-        """Log ratios or differences at the points, shape (row, point)."""
-        return self.scale.of(self.these.v)
+        return Curve(*parts, self.x[rows])
 
     @property
     def breaks(self) -> FloatArray:
@@ -246,12 +261,23 @@ class Curve:
         last = self.these.start + self.these.step * (self.these.density.shape[1] - 1)
         before, after = v < self.these.start[:, None], v > last[:, None]
         mass = np.where(before, 0.0, np.where(after, 1.0, np.clip(mass, 0.0, 1.0)))
-        return mass, np.where(before | after, 0.0, np.maximum(density, 0.0)) / self.scale.stretch(v)[0]
+        return mass, np.where(before | after, 0.0, np.maximum(density, 0.0)) / self.scale.stretch(x)[0]
 
     def below_none(self, values: FloatArray) -> FloatArray:
         """Integral up to no effect, shape (row,), of `values` at the points times the density."""
-        parts = Samples(self.these.start, self.these.step, values * self.these.density)
-        return Integral.of(parts).at(self.scale.v(np.zeros((len(self.mean), 1))))[0][:, 0]
+        these = self.these
+        none, points = self.scale.v(np.zeros((len(values), 1)))[:, 0], values.shape[1]
+        left, t = _neighbours((none - these.start) / these.step, points)
+        known = t[:, None] ** np.arange(8) @ _TO_POLYNOMIAL
+        weights = (known[:, None] @ _pairs(points)[left])[:, 0]
+        return these.integrate(weights * values)
+
+
+def _neighbours(place: FloatArray, points: int) -> tuple[IntArray, FloatArray]:
+    """The point left of a place, which is counted in steps from the first of so many points, and how far the place lies from it."""
+    place = np.clip(place, 0.0, points - 1.0)
+    left: IntArray = np.minimum(place.astype(np.intp), points - 2)
+    return left, place - left
 
 
 def _stretch(density: FloatArray, share: float) -> tuple[IntArray, IntArray]:
@@ -283,6 +309,13 @@ def _to_table(points: int) -> FloatArray:
     return np.stack(parts, axis=2).reshape(points, 4 * points)
 
 
+@cache
+def _pairs(points: int) -> FloatArray:
+    """The same of a point and the next one side by side, shape (point - 1, 8, point)."""
+    table = _to_table(points).T.reshape(points, 4, points)
+    return np.concatenate([table[:-1], table[1:]], axis=1)
+
+
 def _to_polynomial() -> FloatArray:
     """Value and three derivatives at 0 and at 1 -> coefficients of the polynomial that has them, shape (8, 8)."""
     powers = np.arange(8)
@@ -291,7 +324,7 @@ def _to_polynomial() -> FloatArray:
         for order in range(4):
             factor = np.array([math.perm(int(power), order) for power in powers], dtype=np.float64)
             rows.append(factor * np.where(powers >= order, at ** np.maximum(powers - order, 0), 0.0))
-    return np.linalg.inv(np.array(rows)).T
+    return np.linalg.inv(np.array(rows))
 
 
 _TO_POLYNOMIAL = _to_polynomial()
@@ -465,6 +498,8 @@ def curves(
         bend = _bend_of(prior)
         even = these.step < _EVEN * bend
         for some, bent in ((np.flatnonzero(even), None), (np.flatnonzero(~even), bend)):
+            if not len(some):
+                continue
             own = these.take(some), place[some], prior
             made, scale, ok = _on_the_same_points(*own) if bent is None else _on_bent_points(*own, bent)
             good = np.flatnonzero(ok)
@@ -489,8 +524,8 @@ def _on_bent_points(these: Samples, place: FloatArray, prior: Prior, bend: float
     step = (ends[1] - ends[0]) / (points - 1)
     v = ends[0][:, None] + step[:, None] * np.arange(points)
     lam = scale.of(v)
-    likelihood = np.maximum(Integral.of(these).at(lam - place[:, None])[1], 0.0)
-    expected = np.exp(prior.log_density(lam)) * scale.stretch(v)[0]
+    likelihood = np.maximum(Integral.of(these).slope(lam - place[:, None]), 0.0)
+    expected = np.exp(prior.log_density(lam)) * scale.stretch(lam)[0]
     density = likelihood * expected
     # where the data lie, the points must still be close enough for what the data say
     middle, spread = these.normalised().mean_sd()
@@ -543,11 +578,12 @@ def _interval(curve: Curve, *, log_scale: bool) -> tuple[FloatArray, FloatArray]
 
     def look(some: Curve, v: FloatArray) -> Looked:
         mass, density, slope = some.mass.at(v)
-        stretch, change = some.scale.stretch(v)
+        x = some.scale.of(v)
+        stretch, change = some.scale.stretch(x)
         density = np.maximum(density, _LEAST)
         height, rise = np.log(density / stretch), slope / density - change
         if log_scale:
-            height, rise = height - some.scale.of(v), rise - stretch
+            height, rise = height - x, rise - stretch
         return mass, density, height, rise, np.ones(len(v), dtype=np.bool_)
 
     ends = curve.mean[:, None] + curve.sd[:, None] * np.array([-_HALF, _HALF])
@@ -616,11 +652,12 @@ def _is_interval(mass: FloatArray, height: FloatArray, rise: FloatArray) -> Bool
 
 def is_single(curve: Curve, *, log_scale: bool) -> BoolArray:
     """Whether the density of the effect has one peak, shape (row,)."""
-    height = curve.these.density / curve.scale.stretch(curve.these.v)[0]
+    height = curve.these.density / curve.scale.stretch(curve.x)[0]
     if log_scale:
         height = height * np.exp(-curve.x)
-    rises = np.diff(height, axis=1) > 0
-    matters = np.maximum(height[:, 1:], height[:, :-1]) > 1e-7 * height.max(axis=1, keepdims=True)
+    rises = height[:, 1:] > height[:, :-1]
+    high = height > 1e-7 * height.max(axis=1, keepdims=True)
+    matters = high[:, 1:] | high[:, :-1]
     turns = (matters[:, 1:] & matters[:, :-1] & ~rises[:, :-1] & rises[:, 1:]).any(axis=1)
     single: BoolArray = ~turns
     return single

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -64,7 +64,7 @@ def pool_segments(
     Parameters
     ----------
     pairs, priors, effects : sequence, one per row
-        As `exact_effects` takes and gives them.
+        As `exact_effects` takes and gives them; rows `to_be_pooled` need no posterior.
     how : callable
         The engine.
     """
@@ -73,11 +73,7 @@ def pool_segments(
     table, out = Table(pairs), list(effects)
     several = len({pair.variant for pair in pairs}) > 1
     found = []
-    for group in _groups(table, priors):
-        family = int(table.family[group].max())  # one likelihood for all: the most careful one that any of them needs
-        rows = group[sound(table, group, family)]
-        if len(rows) < LEAST_SEGMENTS:
-            continue
+    for rows, family in _pools(table, priors):
         control, treatment = table.arms(rows, family)
         first, prior = pairs[rows[0]], priors[rows[0]]
         sign, margin = first.sign, first.metric.margin
@@ -95,6 +91,15 @@ def pool_segments(
     return out, tuple(found)
 
 
+def to_be_pooled(pairs: Sequence[Comparison], priors: Sequence[Prior]) -> BoolArray:
+    """Which rows `pool_segments` gives another posterior, shape (row,)."""
+    out = np.zeros(len(pairs), dtype=np.bool_)
+    if any(pair.segment != ALL for pair in pairs):
+        for rows, _ in _pools(Table(pairs), priors):
+            out[rows] = True
+    return out
+
+
 def around_none(prior: Prior) -> Prior:
     """The prior with the share at exactly no effect around none instead: as a Student-t of half the smallest scale.
 
@@ -109,6 +114,15 @@ def around_none(prior: Prior) -> Prior:
         weights=(prior.null_share, *((1 - prior.null_share) * weight for weight in prior.weights)),
         source=prior.source,
     )
+
+
+def _pools(table: Table, priors: Sequence[Prior]) -> Iterator[tuple[IntArray, int]]:
+    """Rows that are pooled with each other, and their one likelihood: the most careful one that any of them needs."""
+    for group in _groups(table, priors):
+        family = int(table.family[group].max())
+        rows = group[sound(table, group, family)]
+        if len(rows) >= LEAST_SEGMENTS:
+            yield rows, family
 
 
 def _groups(table: Table, priors: Sequence[Prior]) -> list[IntArray]:

@@ -85,7 +85,10 @@ class PlainOdds:
     @property
     def sentence(self) -> str:
         """Such as ``"If 1 in 5 ideas of this kind works, this 0.98 means about 0.78."``."""
-        return f"If {_often(self.works)}, this {_short(self.stated)} means {_about(self.value)}."
+        stated, value = _short(self.stated), _short(self.value)
+        if stated == value:
+            return f"This probability of {stated} holds even if only {_often(self.works)}."
+        return f"If {_often(self.works)}, this {stated} means {_about(self.value)}."
 
     def __str__(self) -> str:
         return self.sentence
@@ -169,7 +172,10 @@ def counted_odds(p: float, works: float, p_null: float) -> str:
     'That 1 in 5 ideas of this kind works is counted in this 0.74; if every idea did something, it would be about 0.97.'
     """
     given = min(1.0, p / (1.0 - p_null)) if p_null < 1 else 0.5
-    return f"That {_often(works)} is counted in this {_short(p)}; if every idea did something, it would be {_about(given)}."
+    other = "it would be the same if every idea did something"
+    if _short(given) != _short(p):
+        other = f"if every idea did something, it would be {_about(given)}"
+    return f"That {_often(works)} is counted in this {_short(p)}; {other}."
 
 
 def _check(p: float, works: float, kept: float, bayes_factor: float | None) -> None:
