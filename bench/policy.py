@@ -396,7 +396,7 @@ def _harm_rules() -> Iterator[Figure]:
             "ratio",
             f"users harmed in all, to those of {words}",
         )
-    alpha = 1 - experiment(2, LADDERS[300]).harm_threshold
+    alpha = 1 - xb.Policy().harm_threshold(3)
     for (units, times), these in harmed.items():
         fired = HARM_RULES["student_8"](these, alpha).any(axis=2)
         where = f"harm of {times} margins on one of two guardrails, {units:,} units per day and arm at 100 %"

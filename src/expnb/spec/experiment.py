@@ -235,6 +235,7 @@ class Experiment(Question):
         _check_shape(self)
         _check_connection(self)
         _check_epochs(self)
+        _check_control_share(self)
         if (self.start is None) != (self.end is None):
             raise SpecError("start and end come together; give both dates, or neither.")
         if self.start and self.end and self.start > self.end:
@@ -371,6 +372,16 @@ def _check_arms(weights: Mapping[str, float], control: str) -> None:
             raise SpecError(
                 "an arm is called 'off', which means outside the gate. Choose another name, such as 'control'."
             )
+
+
+def _check_control_share(experiment: Experiment) -> None:
+    needed = experiment.policy.control_share
+    if needed is not None and abs(experiment.share(experiment.control) - needed) > 1e-9:
+        arms = len(experiment.treatments)
+        raise SpecError(
+            f"the policy keeps {100 * needed:g} % of enrolled units on control, the weights {100 * experiment.share(experiment.control):.4g} %. "
+            f"Give control the weight {100 * needed:g} and {'the treatment' if arms == 1 else 'each treatment'} {100 * (1 - needed) / arms:g}."
+        )
 
 
 def _check_epochs(experiment: Experiment) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from expnb.errors import PercentError, SpecError, check_choice
 from expnb.spec.flag import check_percent
@@ -100,6 +100,8 @@ class Policy:
         Days at one rung after which a hold proposes one rung down; 0 for no limit.
     holdback : float
         Percent of units kept on control after shipping.
+    control_share : float, optional
+        Share of enrolled units that the weights of the experiment must give to control, 0 to 1; any when left out.
     harm_alpha : float
         About the share of harmless ramps that the harm rule closes in four weeks of daily looks; see `harm_threshold`.
     """
@@ -113,6 +115,7 @@ class Policy:
     verdict_days: int = 7
     max_hold_days: float = 14
     holdback: float = 0
+    control_share: float | None = None
     ship: Ship = field(default_factory=Ship)
     conclude_flat: ConcludeFlat = field(default_factory=ConcludeFlat)
     harm_alpha: float = 0.01
@@ -132,6 +135,8 @@ class Policy:
             )
         check_percent(self.holdback)
         check_probability("harm_alpha", self.harm_alpha)
+        if self.control_share is not None:
+            check_probability("control_share", self.control_share)
         for name in ("rung_days", "min_units", "min_days", "max_hold_days"):
             _check_not_negative(name, getattr(self, name))
         if self.verdict_days < 1:
@@ -139,6 +144,24 @@ class Policy:
                 f"verdict_days is {self.verdict_days}; the goal is judged every day at most. Write 7 for every week."
             )
         _check_together(self)
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Policy:  # noqa: ANN401 - the fields of a policy
+        """A policy for a usual purpose; the same as ``preset = "canary"`` under ``[policy]`` in a file.
+
+        Parameters
+        ----------
+        name : {"superiority", "non_inferiority", "canary", "linear", "blue_green"}
+            ``"canary"`` is a release that should change nothing, with hours at each rung; ``"linear"`` climbs by tens; ``"blue_green"`` gives the new version 95 % at once, keeps 5 % to compare with, and everything to the new version after a day.
+        **changes
+            Fields that differ from the preset.
+
+        Raises
+        ------
+        SpecError
+            If no preset has that name, or the fields contradict each other.
+        """
+        return cls(**{**preset(name), **changes})
 
     @property
     def percents(self) -> tuple[float, ...]:
@@ -216,20 +239,16 @@ class Policy:
 def preset(name: str) -> Mapping[str, object]:
     """The fields of `Policy` that a preset sets.
 
-    Parameters
-    ----------
-    name : {"superiority", "non_inferiority", "canary", "linear", "blue_green"}
-
     Raises
     ------
     SpecError
         If no preset has that name.
     """
-    check_choice("preset", name, tuple(PRESETS))
-    return PRESETS[name]
+    check_choice("preset", name, tuple(_PRESETS))
+    return _PRESETS[name]
 
 
-PRESETS: Mapping[str, Mapping[str, object]] = {
+_PRESETS: Mapping[str, Mapping[str, object]] = {
     "superiority": {},
     "non_inferiority": {"aim": "non_inferiority"},
     # A release that should change nothing: hours at each rung, judged by guardrails while it is small.
@@ -242,11 +261,15 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
         "max_hold_days": 3,
     },
     "linear": {"ladder": tuple(range(10, 101, 10))},
-    # The new version takes 95 % at once and everything after the bake; the old one keeps a slice to be compared with.
-    "blue_green": {"aim": "non_inferiority", "ladder": (100,), "min_days": 1, "verdict_days": 1},
+    # The new version takes 95 % at once and the rest after the bake; the old one keeps a slice to be compared with.
+    "blue_green": {
+        "aim": "non_inferiority",
+        "ladder": (100,),
+        "control_share": 0.05,
+        "min_days": 1,
+        "verdict_days": 1,
+    },
 }
-BLUE_GREEN_CONTROL = 0.05
-"""Share of the control during the bake of a blue-green ramp."""
 
 
 def check_probability(name: str, value: float) -> None:
