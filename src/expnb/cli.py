@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from expnb._version import __version__
-from expnb.errors import ExpnbError, ParameterError
+from expnb.errors import ExpnbError, ParameterError, SpecError
 from expnb.spec.canonical import to_json
 
 if TYPE_CHECKING:
@@ -84,8 +84,24 @@ def demo(
 
 
 @app.command()
-def check(name: Name, workspace: Folder = HERE, environment: Where = None) -> None:
-    """Read an experiment as its policy will: sentences, open questions."""
+def check(
+    name: Name,
+    workspace: Folder = HERE,
+    environment: Where = None,
+    *,
+    simulate: Annotated[bool, typer.Option("--simulate", help="Also try the policy on made-up rollouts.")] = False,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --simulate: NAME=0.1 of a share, NAME=MEAN,SD of other metrics; that of the experiment's own data when left out."
+        ),
+    ] = None,
+    effect: Annotated[
+        list[float] | None,
+        typer.Option(help="With --simulate: true relative effect on the goal, 0.03 is +3 %; 0 when left out."),
+    ] = None,
+) -> None:
+    """Read an experiment as its policy will: sentences, open questions; and what the policy would do."""
     opened = _open(workspace, environment)
     experiment = opened.experiment(name)
     typer.echo(f"{experiment.name}: {experiment.hypothesis}")
@@ -93,6 +109,28 @@ def check(name: Name, workspace: Folder = HERE, environment: Where = None) -> No
         typer.echo(f"  - {sentence}")
     for question in opened.questions(experiment):
         typer.echo(f"  ? {question}")
+    if simulate:
+        from expnb.planning.simulate import simulate_policy  # noqa: PLC0415 - half a second that other checks need not wait for
+
+        given = _baselines(baseline) if baseline else opened.load(experiment).cells
+        typer.echo(str(simulate_policy(experiment, baseline=given, effects=effect or [0.0])))
+
+
+def _baselines(given: list[str]) -> dict[str, float | tuple[float, float]]:
+    """Baselines as they are written on the command line."""
+    found: dict[str, float | tuple[float, float]] = {}
+    for text in given:
+        name, _, numbers = text.partition("=")
+        try:
+            values = [float(part) for part in numbers.split(",")]
+        except ValueError:
+            values = []
+        if not name or len(values) not in {1, 2}:
+            raise SpecError(
+                f"the baseline {text!r} cannot be read. Write bought=0.1 for a share, or revenue=10,15 for mean and standard deviation."
+            )
+        found[name] = values[0] if len(values) == 1 else (values[0], values[1])
+    return found
 
 
 @app.command()

@@ -100,6 +100,20 @@ def test_check_reads_the_policy_aloud(run):
     assert "From 100 percent on, with 7 days of data and then every 7 days, the treatment ships" in out
 
 
+def test_check_tries_the_policy_on_made_up_rollouts(run):
+    code, out, _ = run("check", "gate_position", "--simulate", "--effect", "-0.1", "--effect", "0")
+    assert code == 0
+    assert "6,000 units per day, true effect retention_7 -10 %: " in out
+    assert "2,000 rollouts each of 28 daily looks; without a change retention_7 0.19" in out
+    code, out, _ = run(
+        "check", "gate_position", "--simulate", "--baseline", "retention_7=0.3", "--baseline", "retention_1=0.5"
+    )
+    assert "without a change retention_7 0.3, retention_1 0.5" in out
+    code, _, problem = run("check", "gate_position", "--simulate", "--baseline", "retention_7:0.3")
+    assert code == 2
+    assert "Write bought=0.1 for a share" in problem
+
+
 def test_forget_says_what_was_removed_and_what_stays(run, demo):
     cached = demo.root / ".expnb" / "cells" / "gate_position" / "part.parquet"
     cached.parent.mkdir(parents=True)

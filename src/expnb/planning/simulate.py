@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -121,8 +123,47 @@ class OperatingCharacteristics:
         )
         return f"{self.rollouts:,} rollouts each of {self.days} daily looks; without a change {without}; prior {self.prior}; seed {self.seed}. Metrics are drawn independently, and units come once."
 
+    def __str__(self) -> str:
+        return "\n".join(
+            [f"{self.experiment}:", *(f"  {_sentence(row, self.days)}" for row in self.rows), f"  {self.footer}"]
+        )
+
     def __repr__(self) -> str:
-        return f"operating characteristics of {self.experiment}: {len(self.rows)} worlds. {self.footer}"
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        shown = self.table().drop(columns=["harmed"])
+        texts = {str(name): [_text(str(name), value) for value in shown[name]] for name in shown}
+        table = shown.assign(**texts).rename(columns=lambda name: name.replace("_", " ")).to_html(index=False, border=0)
+        return f"<div><p><strong>{html.escape(self.experiment)}: operating characteristics</strong></p>{table}<p><small>{html.escape(self.footer)}</small></p></div>"
+
+
+def _text(column: str, value: object) -> str:
+    """A value of the table as it is shown."""
+    if not isinstance(value, float):
+        return str(value)
+    if math.isnan(value):
+        return ""
+    if column in {"ship", "roll_back", "conclude_flat", "running", "blocked"}:
+        return f"{100 * value:.1f} %"
+    return f"{value:.3f}" if column == "stated" else f"{value:,.0f}"
+
+
+def _sentence(row: Characteristic, days: int) -> str:
+    """One world in words."""
+    ends = {
+        "ships": row.ship,
+        "rolls back": row.roll_back,
+        "concludes flat": row.conclude_flat,
+        "still runs": row.running,
+    }
+    parts = [f"{verb} {100 * share:.1f} %" for verb, share in ends.items() if share]
+    when = [
+        f"{verb} after {day:g} days (median)"
+        for verb, day in (("ships", row.days_to_ship), ("rolls back", row.days_to_roll_back))
+        if day is not None
+    ]
+    return f"{row.units_per_day:,.0f} units per day, true effect {row.effect}: {', '.join(parts)} within {days} days; {''.join(each + '; ' for each in when)}{row.treated:,.0f} units treated."
 
 
 def simulate_policy(
