@@ -1,11 +1,13 @@
 """Policies: rungs with waiting times of their own, presets, and what contradicts itself."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 import expnb as xb
 from expnb.errors import PercentError, SpecError, SpecFileError
+from expnb.spec.experiment import Traffic
 from expnb.spec.policy import ConcludeFlat, Ship
 
 PRESETS = ["superiority", "non_inferiority", "canary", "linear", "blue_green"]
@@ -121,3 +123,21 @@ def test_the_threshold_of_harm_shares_the_false_alarms():
     policy = xb.Policy(harm_alpha=0.012)
     assert policy.harm_threshold(1) == policy.harm_threshold(3) == pytest.approx(0.996)
     assert policy.harm_threshold(12) == pytest.approx(0.999)
+
+
+def test_a_rung_that_the_traffic_cannot_fill_is_questioned(gate_position):
+    slow = replace(gate_position, traffic=Traffic(units_per_day=600), policy=xb.Policy())
+    assert any("at 1 % it takes 33 days until 100 units per arm came in" in question for question in slow.questions())
+    assert not any(
+        "it takes" in question for question in replace(slow, traffic=Traffic(units_per_day=60_000)).questions()
+    )
+
+
+def test_a_policy_that_can_never_ship_is_said_before_launch(gate_position):
+    short = replace(gate_position, traffic=Traffic(units_per_day=60_000), end=gate_position.start + timedelta(days=3))
+    assert any("can never ship" in question and "ends after 4" in question for question in short.questions())
+    goal = xb.Metric(name="profit", kind="mean", role="goal", rope_abs=0.1)
+    absolute = replace(gate_position, metrics=(goal,))
+    assert any("without ship.expected_loss_abs" in question for question in absolute.questions())
+    enough = replace(gate_position, traffic=Traffic(units_per_day=60_000), policy=xb.Policy())
+    assert not any("can never ship" in question for question in enough.questions())

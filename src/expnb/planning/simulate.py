@@ -118,7 +118,8 @@ class OperatingCharacteristics:
     def footer(self) -> str:
         """What was simulated, in one line."""
         without = ", ".join(
-            f"{name} {each.mean:g}" + ("" if each.sd**2 == each.mean * (1 - each.mean) else f" (sd {each.sd:g})")
+            f"{name} {each.mean:g}"
+            + ("" if math.isclose(each.sd**2, each.mean * (1 - each.mean)) else f" (sd {each.sd:g})")
             for name, each in self.baselines.items()
         )
         return f"{self.rollouts:,} rollouts each of {self.days} daily looks; without a change {without}; prior {self.prior}; seed {self.seed}. Metrics are drawn independently, and units come once."

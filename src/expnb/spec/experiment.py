@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -324,8 +325,32 @@ class Experiment(Question):
             yield 'the hypothesis says that the change does not hurt, the policy asks for superiority. Is aim = "non_inferiority" meant?'
         if not any(metric.role == "guardrail" for metric in self.metrics):
             yield "no guardrail is named: nothing but the goal can stop this ramp. Which metric must not get worse?"
+        if self.policy.aim == "superiority" and self.goal.rope is None and self.policy.ship.expected_loss_abs is None:
+            yield f"this policy can never ship: the goal {self.goal.name!r} has no relative rope, and without ship.expected_loss_abs its expected loss is unknown. How much may shipping cost, in units of the metric?"
+        yield from self._questions_of_time()
+
+    def _questions_of_time(self) -> Iterator[str]:
+        """Whether the ladder can be climbed with the traffic, and before the end."""
         if self.traffic is None:
             yield "no [traffic] is given, so nothing can be said about how long the ramp takes."
+            return
+        policy, share = self.policy, min(self.share(name) for name in self.variants)
+        needed = 0.0
+        for rung in map(policy.rung, policy.percents):
+            if rung.enrolled > policy.learn_at:
+                break
+            days = (rung.units or 0) / (self.traffic.units_per_day * rung.enrolled / 100 * share)
+            if rung.max_hold_days and days > rung.max_hold_days and rung.enrolled < policy.learn_at:
+                yield (
+                    f"at {rung.enrolled:g} % it takes {days:.0f} days until {rung.units:,} units per arm came in, and after {rung.max_hold_days:g} days one rung down is proposed. "
+                    "Should the ladder start higher, or fewer units be enough?"
+                )
+            least = days if rung.enrolled == policy.learn_at else max(days, rung.days or 0)
+            needed += max(1.0, math.ceil(least))
+        if self.start and self.end:
+            there = (self.end - self.start).days + 1
+            if max(needed, policy.min_days) > there:
+                yield f"this policy can never ship: {policy.learn_at:g} % with enough units is reached after {needed:.0f} days at the earliest, {policy.min_days} days of data are needed, and the experiment ends after {there}. Should it run longer, or the ladder be shorter?"
 
     def __repr__(self) -> str:
         metrics = ", ".join(f"{metric.name} ({metric.role})" for metric in self.metrics)
