@@ -30,7 +30,10 @@ def filled(text: str, results: dict[str, dict[str, object]]) -> str:
 def shown(result: dict[str, object]) -> str:
     """A value with three digits and its unit; shares as percent with one decimal."""
     value, unit = float(str(result["value"])), str(result["unit"])
-    return f"{100 * value:.1f} %" if unit == "share" else f"{value:.3g}{WORDS.get(unit, '')}"
+    if unit == "share":
+        return f"{100 * value:.1f} %"
+    digits = f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return digits + WORDS.get(unit, "")
 
 
 def main() -> None:

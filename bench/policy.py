@@ -480,12 +480,12 @@ def _worlds() -> Iterator[Figure]:
             yield Figure(
                 f"policy_stated_minus_true_{name}_{past}",
                 gaps[name, past],
-                "probability",
+                "share",
                 f"0; {stated / max(shipped, 1):.3f} stated and {right / max(shipped, 1):.3f} true among {shipped:,} shipped, {past} past experiments, {units:,} units per day and arm",
             )
     yield Figure(
         "policy_stated_minus_true_max",
         max(abs(gap) for (_, past), gap in gaps.items() if past == max(PAST)),
-        "probability",
+        "share",
         f"0; largest difference of stated and true probability among the shipped over {len(WORLDS)} worlds, {max(PAST)} past experiments",
     )
