@@ -44,29 +44,20 @@ def harm_rule(effect: Effect, threshold: float) -> Rule:
     else:
         outcome = "met"
         sentence = f"{what} shows no harm beyond the margin of {_amount(effect, effect.margin)}: probability {_p(p)} {basis} ({_p(threshold)} needed)."
-    return Rule(
-        name="harm",
-        metric=effect.metric,
-        variant=effect.variant,
-        value=p,
-        threshold=threshold,
-        outcome=outcome,
-        sentence=sentence,
-    )
+    return _of_effect(effect, "harm", outcome, sentence, value=p, threshold=threshold)
 
 
 def guardrail_rule(effect: Effect, policy: Policy, enrolled: float) -> Rule:
     """Whether a guardrail lets the ramp go on; a harmed one is the matter of `harm_rule`."""
     what = f"Guardrail {effect.metric} under {effect.variant}"
     if effect.p_harm is None or effect.p_harm_flat is None:
-        return Rule(
-            name="guardrail",
-            metric=effect.metric,
-            variant=effect.variant,
+        return _of_effect(
+            effect,
+            "guardrail",
+            "unknown",
+            f"{what} cannot be judged ({effect.note or f'no margin on the {effect.scale} scale'}).",
             value=None,
             threshold=None,
-            outcome="unknown",
-            sentence=f"{what} cannot be judged ({effect.note or f'no margin on the {effect.scale} scale'}).",
         )
     if enrolled < policy.learn_at:
         safe, threshold, basis = 1 - effect.p_harm, 1 - GUARDRAIL_EARLY, f"below {policy.learn_at:g} % enrolled"
@@ -78,15 +69,7 @@ def guardrail_rule(effect: Effect, policy: Policy, enrolled: float) -> Rule:
         )
     outcome: Outcome = "met" if safe >= threshold else "unknown"
     sentence = f"{what} is {'within' if outcome == 'met' else 'not yet known to be within'} the margin of {_amount(effect, effect.margin)}: {raw(effect)}; probability {_p(safe)} ({_p(threshold)} needed {basis})."
-    return Rule(
-        name="guardrail",
-        metric=effect.metric,
-        variant=effect.variant,
-        value=safe,
-        threshold=threshold,
-        outcome=outcome,
-        sentence=sentence,
-    )
+    return _of_effect(effect, "guardrail", outcome, sentence, value=safe, threshold=threshold)
 
 
 def sample_ratio_check(experiment: Experiment, posterior: Posterior, weights: Mapping[str, float]) -> Check | None:
@@ -279,15 +262,7 @@ def _loss_rule(effect: Effect, policy: Policy) -> Rule:
         sentence = (
             f"{_goal(effect)}: shipping is expected to cost {shown[0]} where it is worse (at most {shown[1]} allowed)."
         )
-    return Rule(
-        name="ship_expected_loss",
-        metric=effect.metric,
-        variant=effect.variant,
-        value=loss,
-        threshold=most,
-        outcome=outcome,
-        sentence=sentence,
-    )
+    return _of_effect(effect, "ship_expected_loss", outcome, sentence, value=loss, threshold=most)
 
 
 def flat_rule(effect: Effect, policy: Policy) -> Rule:
@@ -304,6 +279,13 @@ def flat_rule(effect: Effect, policy: Policy) -> Rule:
 def _threshold_rule(effect: Effect, name: str, value: float | None, threshold: float, sentence: str) -> Rule:
     outcome: Outcome = "unknown" if value is None else "met" if value >= threshold else "not met"
     text = sentence.format(value="unknown" if value is None else _p(value), threshold=_p(threshold))
+    return _of_effect(effect, name, outcome, text, value=value, threshold=threshold)
+
+
+def _of_effect(
+    effect: Effect, name: str, outcome: Outcome, sentence: str, *, value: float | None, threshold: float | None
+) -> Rule:
+    """A rule that was asked of one effect."""
     return Rule(
         name=name,
         metric=effect.metric,
@@ -311,7 +293,7 @@ def _threshold_rule(effect: Effect, name: str, value: float | None, threshold: f
         value=value,
         threshold=threshold,
         outcome=outcome,
-        sentence=text,
+        sentence=sentence,
     )
 
 
