@@ -22,7 +22,7 @@ LAYERS: dict[str, str] = {
     "planning": "errors spec stats posterior decisions",
     "flags": "errors spec decisions",
     "ledger": "errors spec decisions flags",
-    "charts": "errors spec stats posterior decisions ledger",
+    "charts": "errors spec stats posterior decisions planning ledger",
     "workspace": "errors spec stats cohorts posterior decisions flags ledger",
     "widgets": "errors spec stats posterior decisions ledger charts",
     "reports": "errors spec decisions workspace",
