@@ -32,3 +32,17 @@ def test_every_error_survives_pickling_with_its_sentence_and_facts(cls):
     assert type(again) is cls
     assert str(again) == str(error)
     assert vars(again) == vars(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "hint"),
+    [
+        ("conv", ("conversion", "count"), " Did you mean 'conversion'?"),
+        ("visit", ("visits", "visit_seconds"), " Did you mean 'visits'?"),
+        ("Retent", ("retained", "retention"), " Did you mean 'retention'?"),
+        ("cuont", ("conversion", "count"), " Did you mean 'count'?"),
+        ("xyz", ("conversion", "count"), ""),
+    ],
+)
+def test_a_name_that_begins_as_written_is_meant_before_one_that_looks_alike(name, known, hint):
+    assert errors.nearest(name, known) == hint

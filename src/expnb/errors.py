@@ -11,11 +11,15 @@ MOST_ARMS = 50
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` for the known name closest to `name`, else an empty text."""
+    """`` Did you mean 'x'?`` for the known name closest to `name`, one that begins with it first, else an empty text."""
     from difflib import get_close_matches  # noqa: PLC0415 - only needed when something went wrong
 
     by_folded = {other.casefold(): other for other in known}
-    near = get_close_matches(name.casefold(), by_folded, n=1)
+    folded = name.casefold()
+    near = get_close_matches(folded, by_folded, n=1)
+    if near:  # whether anything is close at all decides if a check blocks
+        longer = [other for other in by_folded if other.startswith(folded)]
+        near = get_close_matches(folded, longer, n=1, cutoff=0.0) or near
     found = by_folded[near[0]] if near else name
     return f" Did you mean {found!r}?" if found != name else ""
 

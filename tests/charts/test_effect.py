@@ -128,12 +128,11 @@ def test_unit_of_a_mean_stands_in_title_and_axis(effect_of, posterior_of):
 
 def test_a_point_at_no_effect_is_a_bar_as_high_as_its_probability(effect_of, posterior_of):
     figure = xb.charts.effect(posterior_of(effect_of(p_null=0.41, works=0.2, p_improvement=0.55)))
-    bars = [
+    tips = [
         layer for layer in layers(figure, "gate_40") if "exactly no effect" in str(layer["encoding"].get("tooltip"))
     ]
-    assert [(bar["data"]["values"][0]["x"], bar["data"]["values"][0].get("top", 0.41)) for bar in bars] == [
-        (0, 0.41)
-    ] * 2
+    assert [(bar["mark"]["type"], bar["data"]["values"]) for bar in tips] == [("rule", [{"x": 0, "y": 0, "top": 0.41}])]
+    assert "strokeCap" not in tips[0]["mark"]  # it would stand over the value
     assert "P(better) 55.0 %  ·  P(no effect) 41.0 %" in texts(figure)
     assert "exactly without effect with 41.0 %" in figure.sentence
     assert "The bar at 0 is the probability of exactly no effect" in figure.sentence
@@ -142,8 +141,45 @@ def test_a_point_at_no_effect_is_a_bar_as_high_as_its_probability(effect_of, pos
     assert "exactly no effect" not in str(plain.spec())
 
 
+@pytest.mark.parametrize(("p_null", "parts"), [(0.41, 2), (None, 1)])
+def test_the_line_of_the_margin_does_not_run_through_a_label(effect_of, posterior_of, p_null, parts):
+    one = effect_of(posterior=(0.02, 0.03), margin=0.02, p_null=p_null, p_improvement=0.55)
+    figure = xb.charts.effect(posterior_of(one))
+    drawn = layers(figure, "gate_40")
+    label = next(layer for layer in drawn if str(layer["encoding"].get("text")).count("P(better)"))
+    height = label["data"]["values"][0]["y"]
+    lines = [layer["data"]["values"][0] for layer in drawn if layer["mark"].get("strokeDash")]
+    assert len(lines) == parts
+    if p_null:
+        assert not any(line["y"] < height + 0.1 and line["top"] > height - 0.1 for line in lines)
+    # It still reaches from the interval to its own label.
+    name = next(layer for layer in drawn if str(layer["encoding"].get("text")).count("margin"))
+    assert max(line["top"] for line in lines) > name["data"]["values"][0]["y"]
+    assert min(line["y"] for line in lines) < 0
+
+
+def test_large_numbers_are_written_alike(effect_of, posterior_of):
+    one = effect_of(metric="wait", kind="mean", unit="µs", means=(1_974_812.0, 1_960_123.0), direction="decrease")
+    figure = xb.charts.effect(posterior_of(one))
+    spec = json.dumps(figure.spec(), ensure_ascii=False)
+    assert "1,975,000 µs per unit" in spec
+    assert "1,960,000 µs per unit" in spec
+    absolute = effect_of(metric="wait", kind="mean", unit="µs", means=(1_974_812.0, 1_960_123.0), scale="absolute", relative=None)  # fmt: skip
+    figure = xb.charts.effect(posterior_of(absolute))
+    assert "e+" not in figure.sentence
+    assert "e+" not in figure.svg()
+
+
+def test_an_effect_of_nothing_has_no_negative_sign(effect_of, posterior_of):
+    one = effect_of(posterior=(-1e-7, 0.002), means=(0.1, 0.1), rope=None, margin=None)
+    figure = xb.charts.effect(posterior_of(one))
+    assert "−0.0 %" not in figure.sentence
+    assert not any("−0.00 %" in text for text in texts(figure))
+    assert "relative effect +0.00 %" in figure.sentence
+
+
 def test_what_the_probability_means_stands_under_the_goal_alone(effect_of, posterior_of):
-    goal = effect_of(p_improvement=0.98)
+    goal = effect_of(p_improvement=0.98, log_bayes_factor=1.762)
     other = effect_of(metric="retention_1", role="guardrail")
     posterior = posterior_of(goal, other)
     assert "gate_40 on retention_7: If 1 in 5 ideas of this kind works, this 0.98 means about 0.78." in xb.charts.effect(posterior).sentence  # fmt: skip

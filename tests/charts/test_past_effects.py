@@ -38,7 +38,9 @@ def test_raw_and_shrunk_effects_are_drawn_largest_first(drawn):
     order = np.argsort(-past.log_ratio)
     made = shrink(prior, past.log_ratio.to_numpy(), past.se.to_numpy())
     assert [row["raw"] for row in rows] == pytest.approx(np.expm1(past.log_ratio[order]), rel=1e-5)
-    assert [row["shrunk"] for row in rows] == pytest.approx(np.expm1(made.mean[order]), rel=1e-5)
+    # The mean of the relative effect, as everywhere else, here from its quantiles.
+    mean = np.mean([np.expm1(made.quantile(share)) for share in (np.arange(300) + 0.5) / 300], axis=0)
+    assert [row["shrunk"] for row in rows] == pytest.approx(mean[order], rel=1e-3, abs=1e-5)
     assert [row["name"] for row in rows] == [str(past.experiment[i]) for i in order]
 
 
@@ -76,6 +78,32 @@ def test_arms_are_named_where_there_are_several():
     assert {row["name"] for row in dumbbells(xb.charts.past_effects(past, xb.Prior()))} == {
         f"{experiment} · {variant}" for experiment in "01" for variant in "abc"
     }
+
+
+def test_shrunk_is_the_mean_of_the_relative_effect():
+    past = frame(np.array([0.3]), np.array([0.2]))
+    figure = xb.charts.past_effects(past, xb.Prior("normal", 0.2))
+    # Normal(0.15, 0.2**2 / 2): the mean of its exponential lies half a variance higher.
+    assert dumbbells(figure)[0]["shrunk"] == pytest.approx(np.expm1(0.15 + 0.01), rel=1e-5)
+    assert "is expected to be +17.4 %" in figure.sentence
+
+
+def test_every_row_can_be_told_from_the_others():
+    names = [f"a long experiment about the checkout button number {i}" for i in range(40)]
+    rows = dumbbells(xb.charts.past_effects(history(40, experiment=names), xb.Prior()))
+    assert len({row["name"] for row in rows}) == MOST
+    assert all(row["name"].endswith(tuple("0123456789")) for row in rows)
+    several = history(4, experiment=["a", "a", "b", "b"], metric=["visits", "orders"] * 2, variant="new")
+    told = {row["name"] for row in dumbbells(xb.charts.past_effects(several, xb.Prior()))}
+    assert told == {"a · visits", "a · orders", "b · visits", "b · orders"}
+
+
+def test_the_ring_of_a_raw_effect_shows_around_the_dot_over_it(drawn):
+    for view in drawn[2].spec()["vconcat"][:2]:
+        points = [layer["mark"] for layer in view["layer"] if layer["mark"]["type"] == "point"]
+        ring, dot = (next(mark for mark in points if mark["filled"] is filled) for filled in (False, True))
+        inner = (ring["size"] / np.pi) ** 0.5 - ring["strokeWidth"] / 2
+        assert inner > (dot["size"] / np.pi) ** 0.5 + 0.5
 
 
 def test_experiments_that_were_not_randomised_are_not_drawn():

@@ -104,6 +104,44 @@ def test_what_is_not_there_is_an_error_that_says_so(by_platform, posterior_of, e
         xb.charts.segments(by_platform(), by="plattform")
 
 
+def test_a_metric_without_pooled_segments_is_told_why_and_which_have_some(by_platform, effect_of):
+    posterior = by_platform()
+    here, there = ({"metric": "profit", "variant": "new", "segment": f"platform={name}"} for name in ("mobile", "tv"))
+    absent = {"effect_rel": None, "effect_rel_post": None, "relative": None, "scale": "absolute"}
+    absolute, flat = {"scale": "absolute"}, {"prior": "flat"}
+    for extra, why in (
+        ([effect_of(**here, **absent), effect_of(**there, **absent)], "it has no relative effect"),
+        ([effect_of(**here), effect_of(**there, **absent)], "fewer than two segments have a relative effect"),
+        ([effect_of(**here, **absolute), effect_of(**there, **absolute)], "it is judged on the absolute scale"),
+        ([effect_of(**here, **flat), effect_of(**there, **flat)], "its prior is flat"),
+        ([effect_of(**here)], "fewer than two segments have enough units"),
+    ):
+        with pytest.raises(errors.PosteriorError, match=f"'profit'.*{why}.*Those of bought were") as raised:
+            xb.charts.segments(replace(posterior, effects=(*posterior.effects, *extra)), "profit")
+        assert "no metric is called" not in str(raised.value)
+
+
+def test_segments_that_differ_at_their_end_have_different_labels(by_platform):
+    posterior = by_platform()
+    names = {"mobile": "application on a telephone", "tv": "application on a tablet"}
+
+    def renamed(segment):
+        column, _, value = segment.partition("=")
+        return f"{column}={names.get(value, value)}"
+
+    effects = tuple(replace(one, segment=renamed(one.segment)) for one in posterior.effects)
+    pooled = tuple(replace(one, segments=tuple(map(renamed, one.segments))) for one in posterior.pooled)
+    drawn = lines(xb.charts.segments(replace(posterior, effects=effects, pooled=pooled)))
+    assert [line["name"] for line in drawn] == ["typical segment", "applicati…elephone", "desktop", "applicati…a tablet"]  # fmt: skip
+
+
+def test_the_ring_of_a_raw_effect_shows_around_the_dot_over_it(by_platform):
+    for view in xb.charts.segments(by_platform()).spec()["vconcat"][:2]:
+        points = [layer["mark"] for layer in view["layer"] if layer["mark"]["type"] == "point"]
+        ring, dot = (next(mark for mark in points if mark["filled"] is filled) for filled in (False, True))
+        assert (ring["size"] / np.pi) ** 0.5 - ring["strokeWidth"] / 2 > (dot["size"] / np.pi) ** 0.5 + 0.5
+
+
 @pytest.mark.parametrize("version", [OLDEST_VEGA_LITE, "6.1"])
 def test_it_compiles_under_old_and_new_vega_lite(by_platform, version):
     diverging = replace(by_platform(), pooled=(replace(TOGETHER, effect_rel_post=float("inf")),))

@@ -118,7 +118,7 @@ def test_text_table_and_chart_say_the_same(gate):
         assert "ship rule not met" in text
     figure = xb.charts.sensitivity(strip)
     assert figure.table.equals(table)
-    assert figure.sentence.startswith(strip.sentence)
+    assert figure.sentence.startswith(strip.sentence_on("retention_7"))
     layers = figure.spec()["vconcat"][1]["layer"]
     drawn = next(layer["data"]["values"] for layer in layers if "name" in layer["data"]["values"][0])
     assert [line["name"] for line in drawn] == ["sceptical", "learnt", "flat"]
@@ -126,6 +126,61 @@ def test_text_table_and_chart_say_the_same(gate):
     assert [line["told"].split(" · ")[1] for line in drawn] == ["may ship", "may not ship", "may ship"]
     with pytest.raises(errors.NameNotFoundError, match="retention_7"):
         xb.charts.sensitivity(strip, "retention_77")
+
+
+def test_the_caption_speaks_of_the_drawn_metric_alone(gate, flag_at):
+    _, strip = fitted(gate, (2400, 2600), learnt=LEARNT, flag=flag_at(100), now=NOW)
+    goal, guard = (xb.charts.sensitivity(strip, name).sentence for name in ("retention_7", "retention_1"))
+    assert goal.startswith("The verdict depends on the prior. For retention_7 under gate_40: ship rule met under")
+    assert "retention_1" not in goal
+    assert "The policy says: ship under sceptical and flat, hold under learnt." in goal
+    assert guard.startswith("The verdict does not depend on the prior. For retention_1 under gate_40: within the margin under all")  # fmt: skip
+    assert "retention_7" not in guard
+    told = fitted(replace(gate, metrics=(gate.metrics[0], replace(gate.metrics[1], role="info"))), (2400, 2600))[1]
+    assert xb.charts.sensitivity(told, "retention_1").sentence.startswith("No rule asks about retention_1.")
+    with pytest.raises(errors.NameNotFoundError, match="retention_7"):
+        strip.sentence_on("retention_77")
+
+
+def test_without_a_relative_effect_there_is_one_posterior_and_the_caption_says_why(gate):
+    _, strip = fitted(gate, (0, 40), learnt=LEARNT)
+    figure = xb.charts.sensitivity(strip)
+    layers = figure.spec()["vconcat"][1]["layer"]
+    drawn = next(layer["data"]["values"] for layer in layers if "name" in layer["data"]["values"][0])
+    assert [line["name"] for line in drawn] == ["every prior"]
+    assert "Sceptical: flat" not in figure.sentence
+    assert "retention_7 has no relative effect, on which priors lie: every prior is flat here and gives the same posterior." in figure.sentence  # fmt: skip
+    assert len(figure.table[figure.table.metric == "retention_7"]) == 3
+
+
+def test_the_axis_of_an_absolute_effect_has_its_unit(gate):
+    profit = xb.Metric(name="profit", kind="mean", role="info", unit="EUR")
+    frame = units((2400, 2600)).assign(profit=lambda made: np.random.default_rng(3).normal(0.0, 20.0, len(made)))
+    experiment = replace(gate, metrics=(*gate.metrics, profit))
+    strip = xb.sensitivity(experiment, xb.load_cohort(experiment, frame))
+    spec = xb.charts.sensitivity(strip, "profit").spec()
+    assert "← worse · absolute effect (EUR) · better →" in str(spec)
+
+
+def test_what_stands_beside_a_line_is_not_cut(gate):
+    _, strip = fitted(gate, (2400, 2600))
+    sure = replace(strip, rows=tuple(replace(row, p_improvement=1.0, verdict="within the margin") for row in strip.rows))  # fmt: skip
+    assert "P(better) over 99.99 % · within margin" in str(xb.charts.sensitivity(sure).spec())
+
+
+def test_ticks_keep_a_distance_from_each_other(gate):
+    _, strip = fitted(gate, (2400, 2600))
+    layer = xb.charts.sensitivity(strip).spec()["vconcat"][1]["layer"][0]
+    axis = layer["encoding"]["x"]["axis"]
+    assert axis["labelOverlap"]
+    assert axis["labelSeparation"] >= 8
+    assert axis["tickCount"] <= 4
+
+
+def test_an_effect_of_nothing_has_no_negative_sign(gate):
+    text = repr(fitted(gate, (0, 0))[1])
+    assert "-0.00 %" not in text
+    assert "-0 " not in text
 
 
 @pytest.mark.parametrize("version", [OLDEST_VEGA_LITE, "6.1"])

@@ -172,6 +172,18 @@ def test_a_run_without_diagnostics_cannot_be_asked_for(option):
         Sampling(**{option: 0})
 
 
+@pytest.mark.parametrize("option", ["draws", "tune", "chains"])
+@pytest.mark.parametrize("value", ["1000", 600.5, 1.5, 600.0, None, True])
+def test_a_length_that_is_no_whole_number_gets_a_sentence(option, value):
+    with pytest.raises(SpecError) as caught:
+        Sampling(**{option: value})
+    assert str(caught.value).startswith(f"sampling has {option} = {value!r}; it is a whole number. Write {option}=")
+
+
+def test_a_length_may_be_a_whole_number_of_numpy():
+    assert Sampling(draws=np.int64(600)).draws == 600
+
+
 def test_an_arm_with_one_unit_has_no_sampled_posterior_and_says_why(experiment_of, cells_of):
     counts = {"control": (100, 10), "a": (1, 0)}
     posterior = fit(experiment_of(*counts), cells_of(counts), engine="pymc")

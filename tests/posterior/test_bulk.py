@@ -166,6 +166,38 @@ def test_a_prior_goes_by_the_name_of_its_family():
             errors.SourceError,
             "column 'mean' holds '5,2'; it needs numbers",
         ),
+        (
+            lambda f: one_row(f, "wait", margin=-0.02),
+            errors.SpecError,
+            "experiment 1, metric 'wait', variant 'a' has margin -0.02; it is a distance and cannot be negative. Write 0.005 for 0.5 %",
+        ),
+        (
+            lambda f: f.assign(rope=2),
+            errors.SpecError,
+            "experiment 0, metric 'buys', variant 'control' has rope 2, which means 200 %; a relative rope lies below 1. Write 0.02 for 2 %",
+        ),
+        (lambda f: f.assign(margin=np.inf), errors.SpecError, "has margin inf, .* Write 0.005 for 0.5 %"),
+        (
+            lambda f: one_row(f, "buys", rope=0.05),
+            errors.SpecError,
+            "experiment 1, metric 'buys' has rope 0.01 for variant 'control' and rope 0.05 for variant 'a'; all variants share it. Give every row of this metric the same rope",
+        ),
+        (
+            lambda f: one_row(f, "wait", margin=np.nan),
+            errors.SpecError,
+            "metric 'wait' has margin 0.02 for variant 'control' and no margin for variant 'a'",
+        ),
+        (
+            lambda f: one_row(f, "buys", kind="mean"),
+            errors.SpecError,
+            "metric 'buys' has kind 'conversion' for variant 'control' and kind 'mean' for variant 'a'",
+        ),
+        (
+            lambda f: one_row(f, "wait", direction="increase"),
+            errors.SpecError,
+            "metric 'wait' has direction 'decrease' for variant 'control' and direction 'increase' for variant 'a'",
+        ),
+        (lambda f: f.assign(kind="conv"), errors.SpecError, "metric kind is 'conv'; .*Did you mean 'conversion'"),
         (lambda f: f.to_dict("list"), errors.SourceError, "compare got a dict; it takes a pandas DataFrame"),
         (lambda f: f.to_dict("records"), errors.SourceError, "compare got a list; it takes a pandas DataFrame"),
         (lambda f: f.assign(experiment=None), errors.SourceError, "a row has no experiment"),
@@ -174,6 +206,12 @@ def test_a_prior_goes_by_the_name_of_its_family():
 def test_what_cannot_be_compared_says_why(change, error, says):
     with pytest.raises(error, match=says):
         xb.compare(change(table()))
+
+
+def test_metrics_without_rope_and_margin_agree_that_there_is_none():
+    some = table(2)
+    frame = some.assign(rope=some.rope.mask(some.metric == "wait"), margin=np.nan)
+    assert xb.compare(frame).set_index("metric").p_above_rope.isna().to_dict() == {"buys": False, "wait": True}
 
 
 def test_a_rounded_share_is_taken_as_whole_conversions_and_says_so():

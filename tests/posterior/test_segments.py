@@ -77,6 +77,7 @@ def test_the_pooled_effect_says_whether_any_segment_is_harmed(pooled):
     assert list(frame["segments"]) == [3, 3]
     for text in (repr(pooled), pooled._repr_html_()):
         assert "all 3 of platform" in text
+        assert "P(any harmed)" in text
         assert f"shrunk {100 * pooled.effect('bought', 'new', 'platform=tablet').shrinkage:.0f} %" in text
 
 

@@ -105,6 +105,16 @@ def test_a_metric_can_have_its_own_prior(gate_position_file):
         ({"family": "learnt", "scales": (0.1, 0.2), "weights": (0.5, 0.6)}, "they are shares that add up to 1"),
         ({"family": "learnt", "scales": (0.1, 0.2), "weights": (1.5, -0.5)}, "they are shares that add up to 1"),
         ({"family": "learnt", "scales": (0.1,), "weights": (1.0,), "null_share": 1.0}, "null_share is 1.0; it is a probability from 0 to below 1"),
+        ({"scale": "3%"}, "prior scale is '3%'; it is a number. Write 0.03 for effects of about 3 %."),
+        ({"scale": True}, "prior scale is True; it is a number"),
+        ({"df": "4"}, "prior df is '4'; it is a number. Write 4 for the default."),
+        ({"null_share": None}, "prior null_share is None; it is a number. Write 0.6"),
+        ({"family": "learnt", "scales": ("1%",), "weights": (1.0,)}, "prior scales are ('1%',); they are a list of numbers. Copy them"),
+        ({"family": "learnt", "scales": (0.1,), "weights": 1.0}, "prior weights are 1.0; they are a list of numbers"),
+        ({"scale": 3}, "prior scale is 3, which means effects of 300 %; it lies below 1. Write 0.03 for 3 %."),
+        ({"family": "normal", "scale": 1.0}, "prior scale is 1.0, which means effects of 100 %; it lies below 1. Write 0.01 for 1 %."),
+        ({"scale": 300.0}, "it lies below 1. Write 0.03 for effects of about 3 %."),
+        ({"family": "learnt", "scales": (0.01, 3.0), "weights": (0.5, 0.5)}, "prior scale is 3.0, which means effects of 300 %; of a learnt prior it lies below 3"),
         ({"null_share": 0.5}, "which only a learnt prior has"),
     ],
 )  # fmt: skip
@@ -112,3 +122,11 @@ def test_a_bad_number_gets_a_sentence(facts, sentence):
     with pytest.raises(errors.SpecError) as caught:
         Prior(**facts)
     assert sentence in str(caught.value)
+
+
+def test_scales_that_can_be_learnt_and_numbers_of_numpy_are_taken():
+    learnt = Prior(family="learnt", scales=(0.5, 2.9), weights=(0.2, 0.8))
+    assert learnt.scale > 1
+    assert replace(learnt, source="past") != learnt
+    assert Prior(scale=np.float64(0.02)) == Prior(scale=0.02)
+    assert Prior("flat", scale=3.0).id == "flat"

@@ -8,7 +8,7 @@ import altair as alt
 
 from expnb.charts import words
 from expnb.charts.figure import Figure
-from expnb.charts.frame import LINE_BOTTOM, Ends, Frame, Place, beside, centred, values, x_of, y_of
+from expnb.charts.frame import LINE_BOTTOM, TICK_GAP, Ends, Frame, Place, beside, centred, covers, values, x_of, y_of
 from expnb.charts.rows import Row, domain, make_row, shared_scale, to_table
 from expnb.charts.theme import BETTER, FAINT, TEXT, TEXT_SIZE, WIDTH, WORSE, config
 from expnb.errors import NameNotFoundError
@@ -22,7 +22,7 @@ Layer = alt.Chart | alt.LayerChart | alt.FacetChart
 # Heights within a row, in peaks of the density: it stands on 0, its label above, interval and raw effect below.
 _LABEL, _BAR, _INTERVAL, _RAW = 1.17, -0.16, -0.38, -0.66
 _BOTTOM, _TOP = -0.82, 1.3
-_LINE_TOP = 1.05  # lines end short of the labels over the density
+_LINE_TOP, _LABEL_TOP = 1.05, 1.29  # lines end short of the labels over the density, and go on over them
 _ROPE_LABEL, _MARGIN_LABEL, _HEAD = 1.75, 1.47, 1.9  # above the first row only
 _PEAK = 72  # px; height of a density
 _EMPTY_ROW, _LINE = 24, 16  # px
@@ -184,8 +184,22 @@ def _lines(row: Row, frame: Frame, *, head: bool) -> list[Layer]:
     if row.rope:
         layers.insert(0, _band(row.rope, frame, _ROPE_LABEL - 0.14 if head else _LINE_TOP))
     if frame.shown(row.harm) and row.harm is not None:
-        layers.append(frame.rule(row.harm, _MARGIN_LABEL + 0.12 if head else _LINE_TOP, WORSE, dashed=True))
+        layers += _margin_line(row, row.harm, frame, head=head)
     return [*layers, *_line_labels(row, frame)] if head else layers
+
+
+def _margin_line(row: Row, harm: float, frame: Frame, *, head: bool) -> list[Layer]:
+    """Over the first row it goes on to its label, with a gap where the label of the density stands."""
+    top = _MARGIN_LABEL + 0.12
+    label = _better(row)
+    if not head:
+        return [frame.rule(harm, _LINE_TOP, WORSE, dashed=True)]
+    if not covers(_over_peak(row, label, frame), label, frame.ends, harm):
+        return [frame.rule(harm, top, WORSE, dashed=True)]
+    return [
+        frame.rule(harm, _LINE_TOP, WORSE, dashed=True),
+        frame.rule(harm, top, WORSE, bottom=_LABEL_TOP, dashed=True),
+    ]
 
 
 def _band(rope: float, frame: Frame, top: float) -> alt.Chart:
@@ -213,17 +227,25 @@ def _line_labels(row: Row, frame: Frame) -> list[Layer]:
 
 def _density(row: Row, frame: Frame) -> list[Layer]:
     """The density, its better side shaded and labelled with its probability."""
-    tip = f"P(better) {words.probability(row.effect.p_improvement)}"
-    none = "" if not row.effect.p_null else f"  ·  P(no effect) {words.probability(row.effect.p_null)}"
+    label = _better(row)
+    tip = label.partition("  ·  ")[0]
     curve = [{"x": float(x), "y": float(y), "base": 0.0} for x, y in zip(row.x, row.y, strict=True)]
     sides = (("worse", WORSE, 0.35, -row.sign), ("better", BETTER, 0.8, row.sign))
     areas = [
         _area([point for point in curve if side * point["x"] >= 0], name, colour, opacity, tip, frame)
         for name, colour, opacity, side in sides
     ]
-    peak = float(row.x[row.y.argmax()])
-    label = tip + none
-    return [*areas, frame.text(centred(peak, label, frame.ends), _LABEL, label, colour=BETTER, bold=True)]
+    return [*areas, frame.text(_over_peak(row, label, frame), _LABEL, label, colour=BETTER, bold=True)]
+
+
+def _better(row: Row) -> str:
+    """The label of the density."""
+    none = "" if not row.effect.p_null else f"  ·  P(no effect) {words.probability(row.effect.p_null)}"
+    return f"P(better) {words.probability(row.effect.p_improvement)}{none}"
+
+
+def _over_peak(row: Row, label: str, frame: Frame) -> Place:
+    return centred(float(row.x[row.y.argmax()]), label, frame.ends)
 
 
 def _point(row: Row, frame: Frame) -> list[Layer]:
@@ -232,14 +254,8 @@ def _point(row: Row, frame: Frame) -> list[Layer]:
     if not null or not frame.shown(0):
         return []
     tip = alt.value(f"P(exactly no effect) {words.probability(null)}; the density shows the rest")
-    bar = alt.Chart(values({"x": 0, "y": 0, "top": null})).mark_rule(color=TEXT, strokeWidth=7, opacity=1)
-    head = alt.Chart(values({"x": 0, "y": null})).mark_point(
-        filled=True, shape="square", size=90, color=TEXT, opacity=1
-    )
-    return [
-        bar.encode(x=x_of(frame.ends), y=y_of(frame.heights), y2="top:Q", tooltip=tip),
-        head.encode(x=x_of(frame.ends), y=y_of(frame.heights), tooltip=tip),
-    ]
+    bar = alt.Chart(values({"x": 0, "y": 0, "top": null})).mark_rule(color=TEXT, strokeWidth=9, opacity=1)
+    return [bar.encode(x=x_of(frame.ends), y=y_of(frame.heights), y2="top:Q", tooltip=tip)]
 
 
 def _area(
@@ -288,21 +304,13 @@ def _raw_marks(row: Row, frame: Frame) -> list[Layer]:
 
 def _axis(row: Row, ends: Ends) -> alt.Chart:
     """The axis that all rows share, as a view of its own under the last one."""
-    worse, better = ("← worse", "better →") if row.sign > 0 else ("← better", "worse →")
-    what = (
-        "relative effect"
-        if row.scale == "relative"
-        else f"absolute effect{f' ({row.measure.suffix.strip()})' if row.measure.suffix else ''}"
-    )
-    # No text from a file stands in this expression: the unit of a metric is in the title only.
-    suffix = row.measure.suffix if row.measure.factor != 1 else ""
-    label = f"datum.value == 0 ? '0' : format({row.measure.factor:g} * datum.value, '+,.4~g') + '{suffix}'"
     axis = alt.Axis(
-        title=f"{worse} · {what} · {better}",
-        labelExpr=label,
+        title=row.measure.axis_title(row.scale, better_right=row.sign > 0),
+        labelExpr=row.measure.ticks,
         tickCount=7,
         orient="bottom",
         labelOverlap=True,
+        labelSeparation=TICK_GAP,
         offset=-8,
     )
     mark = alt.Chart(values({"x": ends[0]})).mark_point(opacity=0, size=0)

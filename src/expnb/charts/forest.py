@@ -10,8 +10,9 @@ from typing import Final, Literal
 import altair as alt
 
 from expnb.charts import words
-from expnb.charts.frame import Ends, x_of
-from expnb.charts.theme import BETTER, FAINT, TEXT, TEXT_SIZE, WIDTH, WORSE
+from expnb.charts.frame import TICK_GAP, Ends, x_of
+from expnb.charts.theme import BETTER, DOT, FAINT, RING, TEXT, TEXT_SIZE, WIDTH, WORSE
+from expnb.posterior.effect import Scale
 
 Layer = alt.Chart | alt.LayerChart | alt.FacetChart
 Sign = tuple[Literal["ring", "dot", "line"], str]
@@ -22,8 +23,7 @@ PLOT: Final = WIDTH - NAMES - TOLD
 PERCENT: Final = words.Measure(100, " %")
 _STEP, _LINE = 24, 16  # px
 _ROOM = 0.05  # of the axis, at either end
-_LONGEST_NAME, _LONGEST_TOLD = 18, 34  # characters
-_RING, _DOT = 60, 80
+_LONGEST_NAME, _LONGEST_TOLD = 18, 40  # characters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +68,13 @@ def forest(
     *,
     heading: str,
     harm: float | None,
-    axis: str | None,
+    axis: Scale | None,
     measure: words.Measure = PERCENT,
     better_right: bool = True,
 ) -> Layer:
-    """The lines under one heading; `axis` says what it measures, None for one that is hidden."""
-    records = [_record(place, mark, measure) for place, mark in enumerate(marks)]
+    """The lines under one heading; `axis` is the scale that it measures, None for one that is hidden."""
+    names = words.distinct([mark.name for mark in marks], _LONGEST_NAME)
+    records = [_record(place, mark, name, measure) for place, (mark, name) in enumerate(zip(marks, names, strict=True))]
     drawn = alt.Chart(alt.Data(values=records))  # type: ignore[no-untyped-call]
     y = alt.Y("place:Q", scale=alt.Scale(domain=[len(marks) - 0.5, -0.5], nice=False, zero=False), axis=None)
     colour = alt.Color("colour:N", scale=None)
@@ -87,10 +88,10 @@ def forest(
         *rules,
         drawn.transform_filter(believed).mark_rule(strokeWidth=4, strokeCap="round", opacity=0.65)
         .encode(x=x_of(ends, "low", x_axis), x2="high:Q", y=y, color=colour, tooltip=tip),
-        drawn.transform_filter(measured).mark_point(filled=False, color=TEXT, size=_RING, strokeWidth=1.8, opacity=1)
-        .encode(x=x_of(ends, "raw", x_axis), y=y, tooltip=tip),
-        drawn.transform_filter(believed).mark_point(filled=True, size=_DOT, opacity=1)
+        drawn.transform_filter(believed).mark_point(filled=True, size=DOT, opacity=1)
         .encode(x=x_of(ends, "mean", x_axis), y=y, color=colour, tooltip=tip),
+        drawn.transform_filter(measured).mark_point(filled=False, color=TEXT, size=RING, strokeWidth=1.8, opacity=1)
+        .encode(x=x_of(ends, "raw", x_axis), y=y, tooltip=tip),
         _text(drawn, "right", "name", strong=False).encode(x=alt.value(-8), y=y),
         _text(drawn, "right", "name", strong=True).encode(x=alt.value(-8), y=y),
         _text(drawn, "left", "told", strong=False).encode(x=alt.value(PLOT + 10), y=y),
@@ -101,16 +102,14 @@ def forest(
     return layered
 
 
-def _axis(what: str, measure: words.Measure, *, better_right: bool) -> alt.Axis:
-    worse, better = ("← worse", "better →") if better_right else ("← better", "worse →")
-    # No text from a file stands in this expression.
-    suffix = measure.suffix if measure.factor != 1 else ""
-    label = f"datum.value == 0 ? '0' : format({measure.factor:g} * datum.value, '+,.4~g') + '{suffix}'"
-    title = f"{worse} · {what} · {better}"
-    return alt.Axis(title=title, labelExpr=label, tickCount=6, labelOverlap=True, offset=2)
+def _axis(scale: Scale, measure: words.Measure, *, better_right: bool) -> alt.Axis:
+    title = measure.axis_title(scale, better_right=better_right)
+    return alt.Axis(
+        title=title, labelExpr=measure.ticks, tickCount=4, labelOverlap=True, labelSeparation=TICK_GAP, offset=2
+    )
 
 
-def _record(place: int, mark: Mark, measure: words.Measure) -> dict[str, object]:
+def _record(place: int, mark: Mark, name: str, measure: words.Measure) -> dict[str, object]:
     finite = {
         name: value if value is not None and math.isfinite(value) else None
         for name, value in (("raw", mark.raw), ("mean", mark.mean), ("low", mark.low), ("high", mark.high))
@@ -119,17 +118,12 @@ def _record(place: int, mark: Mark, measure: words.Measure) -> dict[str, object]
     return {
         **finite,
         "place": place,
-        "name": _short(mark.name, _LONGEST_NAME),
-        "told": _short(mark.told, _LONGEST_TOLD),
+        "name": name,
+        "told": words.name(mark.told, _LONGEST_TOLD),
         "tip": f"{words.name(mark.name)}: {mark.told}{raw}",
         "strong": mark.strong,
         "colour": BETTER if mark.better else WORSE,
     }
-
-
-def _short(text: str, most: int) -> str:
-    flat = words.name(text)
-    return flat if len(flat) <= most else f"{flat[: most - 1]}…"
 
 
 def _text(drawn: alt.Chart, align: Literal["left", "right"], field: str, *, strong: bool) -> alt.Chart:
@@ -151,7 +145,7 @@ def legend(*signs: Sign) -> Layer:
     parts: list[alt.Chart] = []
     left = 0
     for kind, text in signs:
-        half = 14 if kind == "dot" else 6
+        half = {"dot": 14, "ring": 8, "line": 6}[kind]
         parts += _sign(kind, left + half)
         label = _key().mark_text(align="left", baseline="middle", fontSize=TEXT_SIZE, color=TEXT)
         parts.append(label.encode(x=alt.value(left + 2 * half + 6), y=alt.value(6), text=alt.value(text)))
@@ -163,13 +157,13 @@ def legend(*signs: Sign) -> Layer:
 def _sign(kind: Literal["ring", "dot", "line"], left: int) -> list[alt.Chart]:
     y = alt.value(6)
     if kind == "ring":
-        ring = _key().mark_point(filled=False, color=TEXT, size=_RING, strokeWidth=1.8, opacity=1)
+        ring = _key().mark_point(filled=False, color=TEXT, size=RING, strokeWidth=1.8, opacity=1)
         return [ring.encode(x=alt.value(left), y=y)]
     if kind == "line":
         line = _key().mark_rule(color=WORSE, strokeWidth=1.5, strokeDash=[4, 3])
         return [line.encode(x=alt.value(left), y=alt.value(0), y2=alt.value(12))]
     bar = _key().mark_rule(color=BETTER, strokeWidth=4, strokeCap="round", opacity=0.65)
-    dot = _key().mark_point(filled=True, color=BETTER, size=_DOT, opacity=1)
+    dot = _key().mark_point(filled=True, color=BETTER, size=DOT, opacity=1)
     return [bar.encode(x=alt.value(left - 12), x2=alt.value(left + 12), y=y), dot.encode(x=alt.value(left), y=y)]
 
 

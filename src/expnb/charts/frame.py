@@ -13,6 +13,7 @@ from expnb.charts.theme import CHARACTER, TEXT, TEXT_SIZE, WIDTH
 Align = Literal["left", "center", "right"]
 Ends = tuple[float, float]
 
+TICK_GAP = 12  # px, at least, between the labels of an axis
 LINE_BOTTOM = -0.27  # lines end short of the labels under the density
 _GAP = 6  # px between a mark and its label
 
@@ -43,6 +44,13 @@ class Place:
     x: float
     align: Align
     dx: int = 0
+
+
+def covers(place: Place, text: str, ends: Ends, x: float) -> bool:
+    """Whether a label stands over `x`."""
+    length = len(text) * CHARACTER
+    left = _px(place.x, ends) + place.dx - {"left": 0.0, "center": length / 2, "right": length}[place.align]
+    return left - _GAP <= _px(x, ends) <= left + length + _GAP
 
 
 def beside(x: float, text: str, ends: Ends, *, left: bool = False) -> Place:
@@ -82,9 +90,11 @@ class Frame:
         drawn: alt.Chart = mark.encode(x=x_of(self.ends), y=y_of(self.heights), text=alt.value(text))
         return drawn
 
-    def rule(self, x: float, top: float, colour: str, *, dashed: bool = False) -> alt.Chart:
+    def rule(
+        self, x: float, top: float, colour: str, *, bottom: float = LINE_BOTTOM, dashed: bool = False
+    ) -> alt.Chart:
         """A line through density and interval, up to `top`."""
-        mark = alt.Chart(values({"x": x, "y": LINE_BOTTOM, "top": top})).mark_rule(
+        mark = alt.Chart(values({"x": x, "y": bottom, "top": top})).mark_rule(
             color=colour, strokeWidth=1.5 if dashed else 1, strokeDash=[4, 3] if dashed else []
         )
         drawn: alt.Chart = mark.encode(x=x_of(self.ends), y=y_of(self.heights), y2="top:Q")

@@ -12,12 +12,12 @@ import pandas as pd
 
 from expnb.charts import words
 from expnb.charts.figure import Figure
-from expnb.charts.frame import Ends, x_of
-from expnb.charts.theme import BETTER, TEXT, TEXT_SIZE, WIDTH, config
+from expnb.charts.frame import TICK_GAP, Ends, x_of
+from expnb.charts.theme import BETTER, DOT, RING, TEXT, TEXT_SIZE, WIDTH, config
 from expnb.charts.words import Measure
 from expnb.errors import PosteriorError
 from expnb.posterior.priors.learn import check_effects
-from expnb.posterior.priors.mixture import shrink
+from expnb.posterior.priors.mixture import Mixture, shrink
 from expnb.spec.prior import Prior
 
 if TYPE_CHECKING:
@@ -33,12 +33,11 @@ _STEP, _LINE = 18, 16  # px
 _NAMES = 190  # px, left of the axis
 _ROOM = 0.05  # of the axis, at either end
 _LONGEST = 26  # characters of a row's name
-_RAW_SIZE, _SHRUNK_SIZE = 55, 70
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One past effect, all of it relative: 0.02 is +2 %."""
+    """One past effect, all of it relative: 0.02 is +2 %; `shrunk` is the posterior mean, as in `Effect.effect_rel_post`."""
 
     name: str
     experiment: str
@@ -89,16 +88,19 @@ def _rows(usable: pd.DataFrame, prior: Prior) -> list[_Row]:
     posterior = shrink(prior, log_ratio, se)
     figures: list[FloatArray] = [
         *(np.expm1(x) for x in (log_ratio, log_ratio - 1.96 * se, log_ratio + 1.96 * se)),
-        *(np.expm1(x) for x in (posterior.mean, posterior.quantile(0.025), posterior.quantile(0.975))),
+        _mean_relative(posterior),
+        *(np.expm1(posterior.quantile(share)) for share in (0.025, 0.975)),
         posterior.above_zero,
         posterior.null,
     ]
     keys = [[str(value) for value in usable[name]] for name in ("experiment", "metric", "variant")]
     order = np.argsort(-log_ratio, kind="stable")
-    several = len(set(keys[2])) > 1
+    # A row is named after what tells it from the others.
+    arms = len(set(keys[2])) > 1
+    metrics = len(set(zip(keys[0], keys[2], strict=True))) < len(usable) and len(set(keys[1])) > 1
     return [
         _Row(
-            _name(keys[0][i], keys[2][i] if several else ""),
+            _name(keys[0][i], *([keys[2][i]] if arms else []), *([keys[1][i]] if metrics else [])),
             *(column[i] for column in keys),
             *(float(values[i]) for values in figures),
         )
@@ -106,15 +108,16 @@ def _rows(usable: pd.DataFrame, prior: Prior) -> list[_Row]:
     ]
 
 
-def _name(experiment: str, variant: str) -> str:
-    """What stands before a row, such as ``"checkout · one page"``; the arm is left out where it is empty."""
-    arm = f" · {_short(variant, _LONGEST // 2)}" if variant else ""
-    return f"{_short(experiment, _LONGEST - len(arm))}{arm}"
+def _mean_relative(posterior: Mixture) -> FloatArray:
+    """Mean of ``exp(effect) - 1``, shape (row,): that of a log-normal in every component."""
+    mean: FloatArray = (posterior.weight * np.expm1(posterior.centre + 0.5 * posterior.spread**2)).sum(axis=1)
+    return mean
 
 
-def _short(text: str, most: int) -> str:
-    flat = words.name(text)
-    return flat if len(flat) <= most else f"{flat[: most - 1]}…"
+def _name(experiment: str, *others: str) -> str:
+    """What stands before a row, such as ``"checkout · one page"``."""
+    rest = "".join(f" · {words.name(other, _LONGEST // (1 + len(others)) - 1)}" for other in others)
+    return f"{words.name(experiment, _LONGEST - len(rest))}{rest}"
 
 
 def _table(rows: Sequence[_Row]) -> pd.DataFrame:
@@ -164,6 +167,7 @@ def _ends(rows: Sequence[_Row]) -> Ends:
 def _dumbbells(rows: Sequence[_Row]) -> Layer:
     """Raw effect as a ring, shrunk one as a dot with its interval, a line between them."""
     ends = _ends(rows)
+    names = words.distinct([row.name for row in rows], _LONGEST)
     records = [
         {
             "place": float(place),
@@ -171,7 +175,7 @@ def _dumbbells(rows: Sequence[_Row]) -> Layer:
             "shrunk": row.shrunk,
             "low": row.low,
             "high": row.high,
-            "name": row.name,
+            "name": names[place],
             "tip": f"{words.name(row.experiment)}, {words.name(row.variant)}: raw {_percent(row.raw)}, shrunk {_percent(row.shrunk)} (95 % {_percent(row.low)} to {_percent(row.high)})",
         }
         for place, row in enumerate(rows)
@@ -180,8 +184,10 @@ def _dumbbells(rows: Sequence[_Row]) -> Layer:
     y = alt.Y("place:Q", scale=alt.Scale(domain=[-0.6, len(rows) - 0.4], reverse=True, nice=False), axis=None)
     axis = alt.Axis(
         title="relative effect",
-        labelExpr="datum.value == 0 ? '0' : format(100 * datum.value, '+,.4~g') + ' %'",
-        tickCount=7,
+        labelExpr=_PERCENT.ticks,
+        tickCount=6,
+        labelOverlap=True,
+        labelSeparation=TICK_GAP,
     )
     base, tip = alt.Chart(data), alt.Tooltip("tip:N")
     zero = alt.Chart(alt.Data(values=[{"x": 0}])).mark_rule(color=TEXT, strokeWidth=1).encode(x=x_of(ends, axis=axis))  # type: ignore[no-untyped-call]
@@ -191,11 +197,11 @@ def _dumbbells(rows: Sequence[_Row]) -> Layer:
             x=x_of(ends, "low", axis), x2="high:Q", y=y, tooltip=tip
         ),
         base.mark_rule(color=TEXT, strokeWidth=1.2).encode(x=x_of(ends, "raw", axis), x2="shrunk:Q", y=y, tooltip=tip),
-        base.mark_point(filled=False, color=TEXT, size=_RAW_SIZE, strokeWidth=1.8, opacity=1).encode(
-            x=x_of(ends, "raw", axis), y=y, tooltip=tip
-        ),
-        base.mark_point(filled=True, color=BETTER, size=_SHRUNK_SIZE, opacity=1).encode(
+        base.mark_point(filled=True, color=BETTER, size=DOT, opacity=1).encode(
             x=x_of(ends, "shrunk", axis), y=y, tooltip=tip
+        ),
+        base.mark_point(filled=False, color=TEXT, size=RING, strokeWidth=1.8, opacity=1).encode(
+            x=x_of(ends, "raw", axis), y=y, tooltip=tip
         ),
         base.mark_text(align="right", baseline="middle", dx=-8, fontSize=TEXT_SIZE, color=TEXT).encode(
             x=alt.value(0), y=y, text="name:N"
@@ -207,12 +213,12 @@ def _dumbbells(rows: Sequence[_Row]) -> Layer:
 
 def _legend() -> Layer:
     """What ring, dot and bar mean."""
-    ring = _key().mark_point(filled=False, color=TEXT, size=_RAW_SIZE, strokeWidth=1.8, opacity=1)
+    ring = _key().mark_point(filled=False, color=TEXT, size=RING, strokeWidth=1.8, opacity=1)
     bar = _key().mark_rule(color=BETTER, strokeWidth=3, strokeCap="round", opacity=0.6)
-    dot = _key().mark_point(filled=True, color=BETTER, size=_SHRUNK_SIZE, opacity=1)
+    dot = _key().mark_point(filled=True, color=BETTER, size=DOT, opacity=1)
     layers: Layer = alt.layer(
-        ring.encode(x=alt.value(6), y=alt.value(6)),
-        _label("raw", 16),
+        ring.encode(x=alt.value(8), y=alt.value(6)),
+        _label("raw", 22),
         bar.encode(x=alt.value(66), x2=alt.value(90), y=alt.value(6)),
         dot.encode(x=alt.value(78), y=alt.value(6)),
         _label("shrunk by the prior, with its 95 % interval", 98),

@@ -17,6 +17,7 @@ from expnb.charts.words import Measure
 from expnb.errors import NameNotFoundError, PosteriorError
 from expnb.posterior.effect import Effect, PooledEffect
 from expnb.posterior.posterior import Posterior
+from expnb.stats.cells import ALL
 
 _PERCENT: Final = Measure(100, " %")
 TOLD: Final = (
@@ -60,9 +61,9 @@ def segments(posterior: Posterior, metric: str | None = None, *, by: str | None 
     Raises
     ------
     PosteriorError
-        If no segments were pooled.
+        If no segments were pooled, or none of the metric.
     NameNotFoundError
-        If those of the metric, or of that kind, were not.
+        If there is no such metric, or no such kind of segment was pooled.
     """
     blocks = _blocks(posterior, metric, by)
     told = [
@@ -80,11 +81,31 @@ def _blocks(posterior: Posterior, metric: str | None, by: str | None) -> list[_B
     wanted = metric or next((one.metric for one in posterior.pooled if one.role == "goal"), posterior.pooled[0].metric)
     chosen = [one for one in posterior.pooled if one.metric == wanted]
     if not chosen:
-        raise NameNotFoundError("metric", wanted, list(dict.fromkeys(one.metric for one in posterior.pooled)))
+        raise _without(posterior, wanted)
     kept = [one for one in chosen if by in {None, one.column}]
     if not kept:
         raise NameNotFoundError("kind of segment", str(by), list(dict.fromkeys(one.column for one in chosen)))
     return [_Block(one, _of(posterior, one)) for one in kept]
+
+
+def _without(posterior: Posterior, metric: str) -> PosteriorError | NameNotFoundError:
+    """Why a metric has no pooled segments, and which ones have some."""
+    others = list(dict.fromkeys(one.metric for one in posterior.pooled))
+    effects = [one for one in posterior.main if one.metric == metric]
+    if not effects:
+        return NameNotFoundError("metric", metric, others)
+    parts = [one for one in effects if one.segment != ALL]
+    if len(parts) < 2:
+        why = "fewer than two segments have enough units"
+    elif any(one.scale == "absolute" and one.effect_rel_post is not None for one in parts):
+        why = "it is judged on the absolute scale, and relative effects are what is pooled"
+    elif any(one.prior == "flat" and one.effect_rel_post is not None for one in parts):
+        why = "its prior is flat"
+    elif any(one.effect_rel_post is not None for one in parts):
+        why = "fewer than two segments have a relative effect"
+    else:
+        why = "it has no relative effect"
+    return PosteriorError(f"the segments of {metric!r} were not pooled: {why}. Those of {', '.join(others)} were; posterior.segments() has all.")  # fmt: skip
 
 
 def _of(posterior: Posterior, pooled: PooledEffect) -> tuple[Effect, ...]:
@@ -141,7 +162,7 @@ def _chart(blocks: Sequence[_Block], control: str, told: Sequence[str]) -> alt.V
             ends,
             heading=f"{words.name(block.pooled.variant)}, by {words.name(block.pooled.column)}",
             harm=harm,
-            axis="relative effect" if block is blocks[-1] else None,
+            axis="relative" if block is blocks[-1] else None,
             better_right=block.pooled.direction == "increase",
         )
         for block, own in zip(blocks, marks, strict=True)

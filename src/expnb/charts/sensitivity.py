@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import altair as alt
@@ -52,21 +53,32 @@ def sensitivity(strip: Sensitivity, metric: str | None = None) -> Figure:
     blocks = [rows for rows in strip.groups() if rows[0].metric == wanted]
     if not blocks:
         raise NameNotFoundError("metric", wanted, list(dict.fromkeys(row.metric for row in strip.rows)))
-    told = [strip.sentence, *_priors([row for rows in blocks for row in rows])]
+    told = [strip.sentence_on(wanted), *_priors(blocks)]
     return Figure(chart=_chart(blocks, strip.control, told), table=strip.table(), sentence=" ".join(told))
 
 
-def _priors(rows: Sequence[SensitivityRow]) -> list[str]:
-    """Every prior in full, once."""
-    named = (row for row in rows if row.under != "flat")
+def _alike(rows: Sequence[SensitivityRow]) -> bool:
+    """Whether all posteriors are one, for want of a relative effect on which a prior could lie."""
+    return all(row.scale == "absolute" and row.prior == "flat" for row in rows)
+
+
+def _priors(blocks: Sequence[tuple[SensitivityRow, ...]]) -> list[str]:
+    """Every prior in full, once; why there is none."""
+    named = [row for rows in blocks if not _alike(rows) for row in rows if row.under != "flat"]
     full = (row.prior if row.prior.startswith(row.under) else f"{row.under}: {row.prior}" for row in named)
-    return [f"{text[0].upper()}{text[1:]}." for text in dict.fromkeys(full)]
+    told = [f"{text[0].upper()}{text[1:]}." for text in dict.fromkeys(full)]
+    alike = [rows[0] for rows in blocks if _alike(rows)]
+    if not alike:
+        return told
+    where = f" under {', '.join(words.name(row.variant) for row in alike)}" if len(alike) < len(blocks) else ""
+    why = f"{words.name(alike[0].metric)} has no relative effect{where}, on which priors lie: every prior is flat here and gives the same posterior."  # fmt: skip
+    return [*told, why]
 
 
 def _chart(blocks: Sequence[tuple[SensitivityRow, ...]], control: str, told: Sequence[str]) -> alt.VConcatChart:
     first = blocks[0][0]
     measure = _measure(first)
-    marks = [[_mark(row, drawn=row.scale == first.scale) for row in rows] for rows in blocks]
+    marks = [_marks(rows, drawn=rows[0].scale == first.scale) for rows in blocks]
     ends = ends_of([mark for own in marks for mark in own])
     wish = "more is better" if first.direction == "increase" else "less is better"
     title = alt.TitleParams(
@@ -78,7 +90,7 @@ def _chart(blocks: Sequence[tuple[SensitivityRow, ...]], control: str, told: Seq
             ends,
             heading=words.name(rows[0].variant),
             harm=None,
-            axis=f"{first.scale} effect" if rows is blocks[-1] else None,
+            axis=first.scale if rows is blocks[-1] else None,
             measure=measure,
             better_right=first.direction == "increase",
         )
@@ -96,6 +108,13 @@ def _measure(row: SensitivityRow) -> Measure:
     if row.scale == "relative":
         return Measure(100, " %")
     return Measure(100, " pp") if row.kind in SHARES else Measure(1, f" {words.name(row.unit)}" if row.unit else "")
+
+
+def _marks(rows: Sequence[SensitivityRow], *, drawn: bool) -> list[Mark]:
+    """One line per prior, or one for all of them where they are alike."""
+    if _alike(rows):
+        return [replace(_mark(rows[0], drawn=drawn), name="every prior")]
+    return [_mark(row, drawn=drawn) for row in rows]
 
 
 def _mark(row: SensitivityRow, *, drawn: bool) -> Mark:

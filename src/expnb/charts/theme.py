@@ -20,6 +20,8 @@ TITLE_SIZE: Final = 15
 TEXT_SIZE: Final = 12
 CHARACTER: Final = 7.0  # px; a generous mean width of a character at TEXT_SIZE
 
+RING, DOT = 130, 60  # px²; of a raw effect and of what is believed: the ring shows around a dot over it
+
 WIDTH: Final = 620  # px; fits a notebook beside its side bars
 
 

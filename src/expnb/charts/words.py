@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
+from typing import Final, Literal
 
 from expnb.posterior.effect import Effect, Scale
 from expnb.spec.metric import SHARES, MetricKind
@@ -12,14 +16,45 @@ from expnb.spec.metric import SHARES, MetricKind
 MINUS = "\u2212"
 _BREAKS = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
 _LONGEST_NAME = 60
+_SMALLEST: Final = 1e-5  # below it a power of ten is easier to read than its zeros
 # What stands for an arm is not a mean of its units.
 NO_MEANS: frozenset[MetricKind] = frozenset({"ratio", "quantile"})
 
 
 def name(text: str, most: int = _LONGEST_NAME) -> str:
-    """A name from a file or a data set, on one line and of bearable length."""
+    """A name from a file or a data set, on one line and of bearable length: cut in the middle, because names often differ at their end."""
     flat = _BREAKS.sub(" ", text).strip()
-    return flat if len(flat) <= most else f"{flat[: most - 1]}…"
+    if len(flat) <= most:
+        return flat
+    tail = (most - 1) // 2
+    return f"{flat[: most - 1 - tail].rstrip()}…{flat[-tail:].lstrip()}"
+
+
+def distinct(names: Sequence[str], most: int) -> list[str]:
+    """Names of at most `most` characters; those that are alike when cut are numbered."""
+    out: list[str] = []
+    for text in names:
+        numbered = (name(text, most - len(sign)) + sign for sign in (f" ({i})" if i > 1 else "" for i in count(1)))
+        out.append(next(label for label in numbered if label not in out))
+    return out
+
+
+def number(value: float, digits: int, *, sign: Literal["", "+"] = "", trim: bool = False) -> str:
+    """A number of so many significant digits, with its thousands apart.
+
+    Parameters
+    ----------
+    trim : bool
+        Whether zeros at the end of the decimals are left out, as of numbers that somebody chose.
+    """
+    if not value:
+        return f"{sign}0"
+    if not math.isfinite(value) or abs(value) < _SMALLEST:
+        return f"{value:{sign}.{digits}g}"
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded number
+    decimals = digits - 1 - exponent
+    text = f"{round(value, decimals):{sign},.{max(decimals, 0)}f}"
+    return text.rstrip("0").rstrip(".") if trim and "." in text else text
 
 
 def probability(value: float | None) -> str:
@@ -50,19 +85,34 @@ class Measure:
     suffix: str
 
     def change(self, value: float, digits: int | None = None) -> str:
-        """A signed effect; with as many decimals as are asked for, or three significant digits."""
+        """A signed effect, 0 being positive; with as many decimals as are asked for, or three significant digits."""
         shown = self.factor * value
-        number = f"{shown:+.3g}" if digits is None or self.factor == 1 else f"{shown:+.{digits}f}"
-        return f"{number}{self.suffix}".replace("-", MINUS)
+        if digits is None or self.factor == 1:
+            text = number(shown, 3, sign="+", trim=digits is None)
+        else:
+            text = f"{shown:+z.{digits}f}"
+        return f"{text.replace('-', MINUS)}{self.suffix}"
 
     def distance(self, value: float) -> str:
         """A rope or margin, without a sign."""
-        return f"{self.factor * value:.3g}{self.suffix}"
+        return f"{number(self.factor * value, 3, trim=True)}{self.suffix}"
 
     def digits(self, width: float) -> int:
         """Decimals at which the ends of an interval of that width can be told apart."""
         shown = abs(self.factor * width)
         return 1 if shown >= 1 else 2 if shown >= 0.1 else 3
+
+    @property
+    def ticks(self) -> str:
+        """The labels of an axis, as an expression of Vega; no text from a file stands in it, for the unit of a metric is in the title only."""
+        suffix = self.suffix if self.factor != 1 else ""
+        return f"datum.value == 0 ? '0' : format({self.factor:g} * datum.value, '+,.4~r') + '{suffix}'"
+
+    def axis_title(self, scale: Scale, *, better_right: bool) -> str:
+        """Such as ``"← worse · absolute effect (EUR) · better →"``."""
+        worse, better = ("← worse", "better →") if better_right else ("← better", "worse →")
+        unit = f" ({self.suffix.strip()})" if scale == "absolute" and self.suffix else ""
+        return f"{worse} · {scale} effect{unit} · {better}"
 
 
 def measure(effect: Effect, scale: Scale) -> Measure:
@@ -83,7 +133,8 @@ def arm(effect: Effect, mean: float | None, units: int) -> str:
     if effect.kind in SHARES:
         return f"{100 * mean:.2f} % of {units:,} units"
     each = "" if effect.kind in NO_MEANS else " per unit"
-    return f"{mean:.4g}{f' {name(effect.unit)}' if effect.unit else ''}{each}, {units:,} units".replace("-", MINUS)
+    shown = number(mean, 4).replace("-", MINUS)
+    return f"{shown}{f' {name(effect.unit)}' if effect.unit else ''}{each}, {units:,} units"
 
 
 def lines(text: str, width: int = 92) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from expnb.decisions.decide import decide
 from expnb.decisions.decision import TITLES, Action
 from expnb.decisions.rules import flat_rule, guardrail_rule, harm_rule, ship_rules
-from expnb.errors import SpecError
+from expnb.errors import NameNotFoundError, SpecError
 from expnb.posterior.effect import Effect, Scale
 from expnb.posterior.fit import HasCells, fit_exact
 from expnb.posterior.posterior import Posterior
@@ -115,15 +115,30 @@ class Sensitivity:
     def sentence(self) -> str:
         """Whether the verdict depends on the prior, and where."""
         judged = [rows for rows in self.groups() if rows[0].verdict]
-        told = [
-            f"For {rows[0].metric} under {rows[0].variant}: {_told({row.under: row.verdict for row in rows})}."
-            for rows in judged
-        ]
-        if self.actions:
-            actions = {name: TITLES[action].lower() for name, action in self.actions.items()}
-            told.insert(0, f"The policy says: {_told(actions)}.")
-        start = "The verdict depends on the prior." if self.depends else "The verdict does not depend on the prior."
-        return " ".join([start, *told]) if told else "No rule asks about these metrics."
+        told = [*self._policy(), *map(_on, judged)]
+        return " ".join([_start(depends=self.depends), *told]) if told else "No rule asks about these metrics."
+
+    def sentence_on(self, metric: str) -> str:
+        """Whether the verdict on one metric depends on the prior; of a goal also what the policy says.
+
+        Raises
+        ------
+        NameNotFoundError
+            If it was not compared.
+        """
+        groups = [rows for rows in self.groups() if rows[0].metric == metric]
+        if not groups:
+            raise NameNotFoundError("metric", metric, list(dict.fromkeys(row.metric for row in self.rows)))
+        policy = self._policy() if groups[0][0].role == "goal" else []
+        judged = [rows for rows in groups if rows[0].verdict]
+        if not judged:
+            return " ".join([f"No rule asks about {metric}.", *policy])
+        depends = any(len(set(map(_verdict, rows))) > 1 for rows in judged)
+        return " ".join([_start(depends=depends), *map(_on, judged), *policy])
+
+    def _policy(self) -> list[str]:
+        actions = {name: TITLES[action].lower() for name, action in self.actions.items()}
+        return [f"The policy says: {_told(actions)}."] if actions else []
 
     def table(self) -> pd.DataFrame:
         """One row per metric x treatment x prior, as a tidy frame.
@@ -304,6 +319,14 @@ def _verdict(row: SensitivityRow) -> str:
     return row.verdict
 
 
+def _start(*, depends: bool) -> str:
+    return "The verdict depends on the prior." if depends else "The verdict does not depend on the prior."
+
+
+def _on(rows: Sequence[SensitivityRow]) -> str:
+    return f"For {rows[0].metric} under {rows[0].variant}: {_told({row.under: row.verdict for row in rows})}."
+
+
 def _told(verdicts: Mapping[PriorName, str]) -> str:
     """Such as ``"ship rule met under flat, ship rule not met under sceptical and learnt"``."""
     names: dict[str, list[str]] = {}
@@ -340,7 +363,7 @@ def _html_cell(text: str) -> str:
 def _amount(row: SensitivityRow, value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{100 * value:+.2f} %" if row.scale == "relative" else f"{value:+.4g}"
+    return f"{100 * value:+z.2f} %" if row.scale == "relative" else f"{value:+z.4g}"
 
 
 def _probability(value: float | None) -> str:

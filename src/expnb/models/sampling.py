@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral
 
-from expnb.errors import PosteriorError
+from expnb.errors import PosteriorError, SpecError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +23,10 @@ class Sampling:
 
     Raises
     ------
+    SpecError
+        If a number is not whole.
     PosteriorError
-        If a number is too small.
+        If it is too small.
     """
 
     draws: int = 1000
@@ -32,8 +35,13 @@ class Sampling:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        defaults = {field.name: field.default for field in fields(self)}
         for name, least in (("draws", 4), ("tune", 1), ("chains", 2)):
             value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                raise SpecError(
+                    f"sampling has {name} = {value!r}; it is a whole number. Write {name}={defaults[name]}, or leave it out for the default."
+                )
             if value < least:
                 raise PosteriorError(
                     f"sampling has {name} = {value}; it must be at least {least} for the diagnostics to exist. Leave it out for the default."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from expnb.errors import PosteriorError, SourceError, check_choice
+from expnb.errors import PosteriorError, SourceError, SpecError, check_choice
 from expnb.posterior.effects import alike, facts_of, figures_of, quantities
 from expnb.posterior.exact.arms import LARGEST, Arm, BoolArray, FloatArray, IntArray
 from expnb.posterior.exact.engine import prob_best
@@ -84,7 +84,7 @@ def compare(frame: pd.DataFrame, *, control: str = "control", prior: Prior | str
     ----------
     frame : DataFrame
         One row per experiment, metric and variant: columns `experiment`, `metric`, `kind` ({kinds}), `variant`, `n` (units), `mean` (the share of units for a conversion or retention), and for other
-        kinds `variance` (of the values of units, not of their mean). Optional: `direction` ("increase" or "decrease"), `rope` and `margin` (relative), constant for a metric of an experiment.
+        kinds `variance` (of the values of units, not of their mean). Optional: `direction` ("increase" or "decrease"), `rope` and `margin` (relative, 0 to below 1; empty for none). What is said of a metric (`kind`, `direction`, `rope`, `margin`) is the same in all its rows of an experiment.
     control : str
         The variant that is the control, of the same name in all experiments.
     prior : Prior or str, optional
@@ -100,6 +100,8 @@ def compare(frame: pd.DataFrame, *, control: str = "control", prior: Prior | str
     ------
     SourceError
         If a column is missing, or a variant or its control occurs twice or not at all.
+    SpecError
+        If a kind, direction, rope or margin cannot be, or differs between the variants of a metric.
     PosteriorError
         If a count or a moment is impossible, such as a share that no count of its units gives.
     """
@@ -108,6 +110,8 @@ def compare(frame: pd.DataFrame, *, control: str = "control", prior: Prior | str
     _check(frame)
     prior = Prior() if prior is None else as_prior(prior)
     group = _groups(frame)
+    _check_distances(frame)
+    _check_shared(frame, group)
     own: BoolArray = frame["variant"].to_numpy() == control
     place = _controls(frame, group, own, control)
     rows = np.flatnonzero(~own)
@@ -176,6 +180,42 @@ def _groups(frame: pd.DataFrame) -> IntArray:
     return np.asarray(codes, dtype=np.intp)
 
 
+def _check_distances(frame: pd.DataFrame) -> None:
+    """Ropes and margins are what `Metric` takes."""
+    for name in ("rope", "margin"):
+        values = _numbers(frame, name)
+        bad = ~(np.isnan(values) | ((values >= 0) & (values < 1)))
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            value = values[row]
+            rule = "; it is a distance and cannot be negative"
+            if value >= 1:
+                rule = f", which means {100 * value:g} %; a relative {name} lies below 1"
+            written = f"{value / 100:g} for {value:g} %" if 1 <= value < 100 else "0.005 for 0.5 %"
+            raise SpecError(f"{_who(frame, row)} has {name} {value:g}{rule}. Write {written}.")
+
+
+def _check_shared(frame: pd.DataFrame, group: IntArray) -> None:
+    """All rows of a group say the same of their metric."""
+    import pandas as pd  # noqa: PLC0415
+
+    first = np.unique(group, return_index=True)[1][group]
+    for name in ("kind", "direction", "rope", "margin"):
+        if name not in frame.columns:
+            continue
+        values = _numbers(frame, name) if name in {"rope", "margin"} else frame[name].to_numpy()
+        codes, _ = pd.factorize(values)
+        others = np.flatnonzero(codes != codes[first])
+        if len(others):
+            there, here = (
+                f"{f'no {name}' if codes[row] < 0 else f'{name} {_plain(values[row])!r}'} for variant {_plain(frame['variant'].iloc[row])!r}"
+                for row in (int(first[others[0]]), int(others[0]))
+            )
+            raise SpecError(
+                f"{_place(frame.iloc[int(others[0])])} has {there} and {here}; all variants share it. Give every row of this metric the same {name}."
+            )
+
+
 def _controls(frame: pd.DataFrame, group: IntArray, own: BoolArray, control: str) -> IntArray:
     """The row of the control of each group, shape (group,)."""
     place = np.full(group.max(initial=-1) + 1, -1, dtype=np.intp)
@@ -197,9 +237,7 @@ def _samples(frame: pd.DataFrame) -> tuple[Samples, FloatArray]:
     for bad, says in _impossible(share, n, mean, variance):
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
-            raise PosteriorError(
-                f"{_place(frame.iloc[row])}, variant {_plain(frame['variant'].iloc[row])!r} has {says(row)}"
-            )
+            raise PosteriorError(f"{_who(frame, row)} has {says(row)}")
     whole, off = _conversions(n, mean)
     exact = np.where(share, whole / np.maximum(n, 1.0), mean)
     samples = Samples(
@@ -289,6 +327,10 @@ def _rounded(given: FloatArray, samples: Samples, controls: IntArray, rows: IntA
 
 def _place(row: pd.Series) -> str:
     return f"experiment {_plain(row['experiment'])!r}, metric {_plain(row['metric'])!r}"
+
+
+def _who(frame: pd.DataFrame, row: int) -> str:
+    return f"{_place(frame.iloc[row])}, variant {_plain(frame['variant'].iloc[row])!r}"
 
 
 def _plain(name: object) -> object:

@@ -30,6 +30,9 @@ class Density:
     x: FloatArray
     y: FloatArray
 
+    def __repr__(self) -> str:
+        return f"Density({len(self.x)} points from {self.x[0]:.4g} to {self.x[-1]:.4g})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:

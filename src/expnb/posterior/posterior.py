@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from expnb.errors import NameNotFoundError
 from expnb.posterior.effect import SUMMARY_COLUMNS, TEXT_COLUMNS, Effect, Estimate, PooledEffect
-from expnb.posterior.priors.plain import TYPICAL_WORKS, counted_odds, plain_odds
+from expnb.posterior.priors.plain import TYPICAL_WORKS, check_works, counted_odds, plain_odds
 from expnb.stats.cells import ALL
 from expnb.stats.checks import Check, figure
 
@@ -105,7 +105,9 @@ class Posterior:
         return pd.DataFrame([{name: getattr(effect, name) for name in CURVE_COLUMNS} for effect in chosen])
 
     def plain_odds(self, works: float | None = None, *, metric: str | None = None) -> tuple[str, ...]:
-        """What P(improvement) of every goal means where many ideas do nothing: a sentence per treatment.
+        """What P(improvement) of every goal means where many ideas do nothing: a sentence per treatment, where it is exact.
+
+        None where no Bayes factor is known: without a prior on the effect, and of a goal without a relative effect. The function `plain_odds` has a rule of thumb for such a probability.
 
         Parameters
         ----------
@@ -113,15 +115,21 @@ class Posterior:
             Share of ideas that work, for goals whose prior was not learnt; 0.2 when left out. A learnt prior has its own, which its probabilities count already.
         metric : str, optional
             One goal; all when left out.
+
+        Raises
+        ------
+        PosteriorError
+            If no such share can work.
         """
-        return tuple(
-            f"{effect.variant} on {effect.metric}: {_odds(effect, effect.p_improvement, works or TYPICAL_WORKS)}"
+        works = TYPICAL_WORKS if works is None else works
+        check_works(works)
+        goals = [
+            effect
             for effect in self.main
-            if effect.role == "goal"
-            and effect.segment == ALL
-            and effect.p_improvement is not None
-            and metric in {None, effect.metric}
-        )
+            if effect.role == "goal" and effect.segment == ALL and metric in {None, effect.metric}
+        ]
+        odds = [(effect, _odds(effect, works)) for effect in goals]
+        return tuple(f"{effect.variant} on {effect.metric}: {sentence}" for effect, sentence in odds if sentence)
 
     def segments(self) -> pd.DataFrame:
         """One row per metric x treatment x kind of segment, as a tidy frame: the pooled effect, how much segments differ, and P(any is harmed).
@@ -154,23 +162,13 @@ class Posterior:
 
     def __repr__(self) -> str:
         lines = [f"posterior of {self.experiment} ({self.engine} engine, prior {self.prior})"]
-        lines += [f"  {' | '.join(cells)}" for _, cells in self._table()]
-        lines += [f"  {' | '.join(cells)}" for cells in map(_pooled_cells, self.pooled)]
+        rows = [NAMES, *(cells for _, cells in self._table())]
+        rows += [POOLED_NAMES, *map(_pooled_cells, self.pooled)] if self.pooled else []
+        lines += [f"  {' | '.join(cells)}" for cells in rows]
         return "\n".join([*lines, *(f"  {sentence}" for sentence in self.plain_odds())])
 
     def _repr_html_(self) -> str:
-        names = (
-            "metric",
-            "treatment",
-            "segment",
-            "control",
-            "treated",
-            "raw effect",
-            "posterior effect (95 % HDI)",
-            "P(improvement)",
-            "P(best)",
-        )
-        head = _html_head(names)
+        head = _html_head(NAMES)
         body = "".join(_html_row(cells, main=main) for main, cells in self._table())
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in (*self.plain_odds(), *self._notes()))
         caption = f"{html.escape(self.experiment)}: {self.engine} engine, prior {html.escape(self.prior)}"
@@ -201,7 +199,19 @@ class Posterior:
         ]
 
 
+_ROUNDING = 1e-9  # of the width of an interval: a mean closer to 0 is rounding alone
 _NAMED = 3  # effects that a note names
+NAMES = (
+    "metric",
+    "treatment",
+    "segment",
+    "control",
+    "treated",
+    "raw effect",
+    "posterior effect (95 % HDI)",
+    "P(improvement)",
+    "P(best)",
+)
 POOLED_NAMES = (
     "segments",
     "metric",
@@ -236,17 +246,20 @@ def _name(effect: Effect) -> tuple[str, ...]:
     return (effect.metric, effect.variant, *segment, *(() if effect.estimate == "main" else (effect.estimate,)))
 
 
-def _odds(effect: Effect, p: float, works: float) -> str:
+def _odds(effect: Effect, works: float) -> str:
+    """What P(improvement) means; empty where that is not known exactly."""
+    if effect.p_improvement is None:
+        return ""
     if effect.works is not None and effect.p_null is not None:
-        return counted_odds(p, effect.works, effect.p_null)
-    factor = None if effect.log_bayes_factor is None else math.exp(min(max(effect.log_bayes_factor, -700.0), 700.0))
-    return plain_odds(p, works, under="flat" if effect.prior == "flat" else "sceptical", bayes_factor=factor).sentence
+        return counted_odds(effect.p_improvement, effect.works, effect.p_null)
+    if effect.log_bayes_factor is None:
+        return ""
+    factor = math.exp(min(max(effect.log_bayes_factor, -700.0), 700.0))
+    return plain_odds(effect.p_improvement, works, bayes_factor=factor).sentence
 
 
 def _pooled_cells(pooled: PooledEffect) -> tuple[str, ...]:
-    interval = (
-        f"{_percent(pooled.effect_rel_post)} ({100 * pooled.hdi_rel_low:+.2f} to {_percent(pooled.hdi_rel_high)})"
-    )
+    interval = _percents(pooled.effect_rel_post, pooled.hdi_rel_low, pooled.hdi_rel_high)
     spread = f"{100 * pooled.spread:.1f} % ({100 * pooled.spread_low:.1f} to {100 * pooled.spread_high:.1f} %)"
     margin = "" if pooled.margin is None else f" beyond {100 * pooled.margin:g} %"
     return (
@@ -295,7 +308,11 @@ def _cells(effect: Effect) -> tuple[str, ...]:
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:+.2f} %"
+    return "–" if value is None else f"{100 * value:+z.2f} %"
+
+
+def _percents(value: float, low: float, high: float) -> str:
+    return f"{_percent(value)} ({100 * low:+z.2f} to {_percent(high)})"
 
 
 def _mean(value: float | None) -> str:
@@ -310,15 +327,22 @@ def _raw(effect: Effect) -> str:
 
 
 def _probability(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
+    """A probability in percent, never rounded to certainty, as charts write it."""
+    if value is None:
+        return "–"
+    if value > 0.9999:
+        return "over 99.99 %"
+    if value < 0.0001:
+        return "under 0.01 %"
+    return f"{100 * value:.{2 if min(value, 1 - value) < 0.001 else 1}f} %"
 
 
 def _interval(effect: Effect) -> str:
     if effect.effect_rel_post is not None and effect.hdi_rel_low is not None and effect.hdi_rel_high is not None:
-        return (
-            f"{_percent(effect.effect_rel_post)} ({100 * effect.hdi_rel_low:+.2f} to {_percent(effect.hdi_rel_high)})"
-        )
+        return _percents(effect.effect_rel_post, effect.hdi_rel_low, effect.hdi_rel_high)
     if effect.effect_abs_post is not None and effect.hdi_abs_low is not None and effect.hdi_abs_high is not None:
         low, high = figure(effect.hdi_abs_low, sign="+"), figure(effect.hdi_abs_high, sign="+")
-        return f"{figure(effect.effect_abs_post, sign='+')} ({low} to {high})"
+        rounding = _ROUNDING * (effect.hdi_abs_high - effect.hdi_abs_low)
+        mean = effect.effect_abs_post if abs(effect.effect_abs_post) > rounding else 0.0
+        return f"{figure(mean, sign='+')} ({low} to {high})"
     return "–"

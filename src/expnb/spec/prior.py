@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from expnb.errors import SpecError, check_choice
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
 
 PriorFamily = Literal["student_t", "normal", "flat", "learnt"]
 
+LARGEST_LEARNT = 3.0
+"""Above all scales that are learnt from past experiments."""
+
+_LARGEST = 1.0  # a scale from here on is a number of percent
+_ADVICE = {
+    "scale": "Write 0.03 for effects of about 3 %.",
+    "df": "Write 4 for the default.",
+    "null_share": "Write 0.6 for 60 % without effect.",
+}
 _ROUNDING = 1e-4  # weights are written with a few digits
 _USUAL_DF = 4.0  # its power is a square root and a product, five times as fast
 _LEAST = 1e-300
@@ -30,7 +40,7 @@ class Prior:
         ``"flat"`` means each arm's own reference prior and none on the effect. ``"learnt"`` is what `learn_prior` makes of past experiments: exactly no effect with
         probability `null_share`, else a mixture of Student-t's.
     scale : float
-        Scale of the family on the log scale; 0.03 means that effects of about 3 % are usual. Of a learnt prior it follows from `scales`: their geometric mean.
+        Scale of the family on the log scale; 0.03 means that effects of about 3 % are usual. Below 1. Of a learnt prior it follows from `scales`: their geometric mean.
     df : float
         Degrees of freedom of the Student-t; small values let a large true effect through.
     scales, weights : tuple of float
@@ -43,7 +53,7 @@ class Prior:
     Raises
     ------
     SpecError
-        If a number is out of range, or belongs to another family.
+        If what should be a number is none, is out of range, or belongs to another family.
     """
 
     family: PriorFamily = "student_t"
@@ -56,10 +66,10 @@ class Prior:
 
     def __post_init__(self) -> None:
         check_choice("prior family", self.family, get_args(PriorFamily))
-        if not 0 < self.scale < math.inf:
-            raise SpecError(f"prior scale is {self.scale}; it must be above 0. Write 0.03 for effects of about 3 %.")
+        self._check_types()
+        _check_scale(self.scale, _LARGEST if self.family in {"student_t", "normal"} else math.inf)
         if not 0 < self.df < math.inf:
-            raise SpecError(f"prior df is {self.df}; it must be above 0. Write 4 for the default.")
+            raise SpecError(f"prior df is {self.df}; it must be above 0. {_ADVICE['df']}")
         if self.family == "learnt":
             self._check_mixture()
             typical = math.exp(sum(weight * math.log(scale) for scale, weight in self.parts) / sum(self.weights))
@@ -70,6 +80,17 @@ class Prior:
                 'Remove them, or write family = "learnt".'
             )
 
+    def _check_types(self) -> None:
+        for name, advice in _ADVICE.items():
+            if not _is_number(getattr(self, name)):
+                raise SpecError(f"prior {name} is {getattr(self, name)!r}; it is a number. {advice}")
+        for name in ("scales", "weights"):
+            values = getattr(self, name)
+            if not isinstance(values, tuple | list) or not all(map(_is_number, values)):
+                raise SpecError(
+                    f"prior {name} are {values!r}; they are a list of numbers. Copy them from `ws.prior()`."
+                )
+
     def _check_mixture(self) -> None:
         if not self.scales or len(self.scales) != len(self.weights):
             raise SpecError(
@@ -77,15 +98,14 @@ class Prior:
                 "Leave [prior] out, and the workspace learns it; or copy both from `ws.prior()`."
             )
         for scale in self.scales:
-            if not 0 < scale < math.inf:
-                raise SpecError(f"prior scale is {scale}; it must be above 0. Write 0.03 for effects of about 3 %.")
+            _check_scale(scale, LARGEST_LEARNT, " of a learnt prior")
         if not all(weight >= 0 for weight in self.weights) or not abs(sum(self.weights) - 1) <= _ROUNDING:
             raise SpecError(
                 f"prior weights are {list(self.weights)}; they are shares that add up to 1. Copy them from `ws.prior()`."
             )
         if not 0 <= self.null_share < 1:
             raise SpecError(
-                f"null_share is {self.null_share}; it is a probability from 0 to below 1. Write 0.6 for 60 % without effect."
+                f"null_share is {self.null_share}; it is a probability from 0 to below 1. {_ADVICE['null_share']}"
             )
 
     @property
@@ -156,6 +176,20 @@ class Prior:
             return math.log(self.scale) + 0.5 * math.log(2 * math.pi)
         shape = math.lgamma(self.df / 2) - math.lgamma((self.df + 1) / 2) + 0.5 * math.log(self.df * math.pi)
         return math.log(self.scale) + shape + math.log(sum(weight for _, weight in self.parts))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _check_scale(scale: float, largest: float, whose: str = "") -> None:
+    if not 0 < scale < math.inf:
+        raise SpecError(f"prior scale is {scale}; it must be above 0. {_ADVICE['scale']}")
+    if scale >= largest:
+        advice = f"Write {scale / 100:g} for {scale:g} %." if scale < 100 else _ADVICE["scale"]
+        raise SpecError(
+            f"prior scale is {scale}, which means effects of {100 * scale:g} %;{whose} it lies below {largest:g}. {advice}"
+        )
 
 
 FLAT = Prior(family="flat")

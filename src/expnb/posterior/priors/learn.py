@@ -20,7 +20,7 @@ from expnb.errors import PosteriorError, check_choice
 from expnb.posterior.effect import FloatArray
 from expnb.posterior.priors.mixture import LOG_VARIANCE_STEP, LOG_VARIANCES, mixing_weights
 from expnb.spec.metric import MetricKind
-from expnb.spec.prior import Prior
+from expnb.spec.prior import LARGEST_LEARNT, Prior
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,9 @@ COLUMNS = ("experiment", "metric", "kind", "variant", "log_ratio", "se")
 
 _TYPICAL = 0.05  # scale of the half-Student-t(3) on tau: effects above 10 % are rare, and may be learnt all the same
 _SHARES: FloatArray = (np.arange(20) + 0.5) / 20
-_LOG_TAUS: FloatArray = np.arange(np.log(2.5e-4), np.log(3.0), LOG_VARIANCE_STEP / 2)  # variances fall on one grid
+_LOG_TAUS: FloatArray = np.arange(
+    np.log(2.5e-4), np.log(LARGEST_LEARNT), LOG_VARIANCE_STEP / 2
+)  # variances fall on one grid
 _MOST_SCALES = 5
 _BELOW_NOTICE = 1e-6
 _ARM_CORRELATION = 0.5  # of two arms that share a control as large as they are

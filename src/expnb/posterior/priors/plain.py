@@ -104,6 +104,8 @@ def plain_odds(
 ) -> PlainOdds:
     """What a stated P(effect > 0) means when a share `works` of ideas works, as many do harm, and the rest does nothing.
 
+    With the Bayes factor of the data this is exact; without, it is a rule of thumb, because `p` alone does not say how much the prior weighs.
+
     Parameters
     ----------
     p : float in [0, 1]
@@ -178,13 +180,18 @@ def counted_odds(p: float, works: float, p_null: float) -> str:
     return f"That {_often(works)} is counted in this {_short(p)}; {other}."
 
 
-def _check(p: float, works: float, kept: float, bayes_factor: float | None) -> None:
-    if not 0 <= p <= 1:
-        raise PosteriorError(f"p is {p}; it is a probability from 0 to 1. Write 0.98 for 98 %.")
+def check_works(works: float) -> None:
+    """Raise `PosteriorError` unless that share of ideas can work."""
     if not 0 < works <= 0.5:
         raise PosteriorError(
             f"works is {works}; it is the share of ideas that work, above 0 and at most 0.5, since as many are taken to do harm. Write 0.2 for 1 in 5."
         )
+
+
+def _check(p: float, works: float, kept: float, bayes_factor: float | None) -> None:
+    if not 0 <= p <= 1:
+        raise PosteriorError(f"p is {p}; it is a probability from 0 to 1. Write 0.98 for 98 %.")
+    check_works(works)
     if not 0 < kept < 1:
         raise PosteriorError(
             f"kept is {kept}; it is the share of the raw effect that stays, between 0 and 1. Write 0.5 if unsure."
