@@ -220,6 +220,18 @@ def test_raising_keeps_everybody_and_lowering_and_raising_brings_the_same_people
     assert seen[4] == seen[2]
 
 
+def test_a_dropped_treatment_is_served_to_nobody_and_comes_back_to_the_same_people(backend):
+    ref = FlagRef("three-arms", "production")
+    state = backend.create(FlagSpec(ref, {"a": 50, "b": 30, "c": 20}, "a"), now=NOW)
+    opened = backend.apply(plan_to(state, enrolled=50), now=NOW).after
+    served = list(backend.evaluate(ref, UNITS))
+    dropped = backend.apply(plan_to(opened, "drop", dropped=("c",)), now=NOW).after
+    assert dropped.exposure.dropped == ("c",)
+    assert list(backend.evaluate(ref, UNITS)) == ["off" if name == "c" else name for name in served]
+    backend.apply(plan_to(dropped, "restore", dropped=()), now=NOW)
+    assert list(backend.evaluate(ref, UNITS)) == served
+
+
 def test_ship_serves_everybody_the_winner_less_the_holdback_and_can_be_undone(backend):
     push(backend, enrolled=50)
     split = list(backend.evaluate(REF, UNITS))

@@ -121,3 +121,21 @@ def test_a_service_agrees_with_expnb_for_any_weights(ramp, make_plan, weights):
         service.provider.shutdown()
     assert answers == list(ramp.backend.evaluate(ref, some))
     assert set(answers) == {"off", *(name for name, weight in weights.items() if weight)}
+
+
+def test_a_service_serves_dropped_treatments_to_nobody_and_moves_nobody_else(ramp, make_plan):
+    ref, some = FlagRef("other", "production"), UNITS[-2000:]
+    weights = {"a": 40, "b": 20, "c": 25, "d": 15}
+    state = ramp.backend.create(FlagSpec(ref, weights, "a"), now=ramp.now)
+    before = ramp.backend.apply(make_plan(state, enrolled=80), now=ramp.now).after
+    served = list(ramp.backend.evaluate(ref, some))
+    after = ramp.backend.apply(make_plan(before, "drop", dropped=("b", "d")), now=ramp.now).after
+    service = Service(ramp.path)
+    try:
+        answers = [service.ask(unit, "other").value for unit in some]
+    finally:
+        service.provider.shutdown()
+    assert answers == ["off" if name in {"b", "d"} else name for name in served]
+    assert answers == list(ramp.backend.evaluate(ref, some))
+    assert after == ramp.backend.read(ref)
+    assert after.exposure.dropped == ("b", "d")

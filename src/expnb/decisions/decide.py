@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -12,6 +12,7 @@ from expnb.decisions.rules import (
     days_at_rung,
     days_rule,
     flat_rule,
+    fresh_rule,
     goal_and_guardrails,
     guardrail_rule,
     harm_rule,
@@ -22,6 +23,7 @@ from expnb.decisions.rules import (
     rung_days_rule,
     sample_ratio_check,
     sample_ratio_rule,
+    segment_rules,
     ship_rules,
     units_rule,
 )
@@ -71,16 +73,17 @@ def decide(
         If posterior or flag belong to something else, `looks` is below 1, or `now` has no time zone.
     """
     _check(experiment, posterior, flag, looks, now)
-    effects = goal_and_guardrails(experiment, posterior)
+    served = {flag.exposure.serve} - {"", experiment.control} or set(flag.exposure.arms)
+    effects = [effect for effect in goal_and_guardrails(experiment, posterior) if effect.variant in served]
     standing = judged if judged and not is_due(posterior, experiment.policy, now, judged) else None
     best = _best_treatment(experiment, effects, standing)
-    ratio = sample_ratio_check(experiment, posterior, flag.exposure.weights)
+    ratio = sample_ratio_check(experiment, posterior, flag.exposure)
     rules = _ask(experiment, posterior, effects, best, flag, ratio, now, before or {})
     if standing:
         rules = [rule for rule in rules if not is_verdict(rule)]
         rules += [rule for rule in standing.rules if is_verdict(rule)]
     action, reasons = _act(experiment, rules, flag)
-    to = _exposure(experiment, action, best.variant, flag)
+    to = _exposure(experiment, action, best, flag, rules)
     if action == "hold" and _held_too_long(experiment, flag, now):
         to = replace(flag.exposure, enrolled=experiment.policy.previous_rung(flag.exposure.enrolled))
         held = experiment.policy.rung(flag.exposure.enrolled).max_hold_days
@@ -91,7 +94,7 @@ def decide(
     return Decision(
         experiment=experiment.name,
         action=action,
-        variant=best.variant,
+        variant=best,
         reasons=tuple(reasons),
         rules=tuple(rules),
         notes=(*_notes(posterior, effects, ratio, reasons), *_stands(experiment, standing)),
@@ -128,19 +131,26 @@ def _check(experiment: Experiment, posterior: Posterior, flag: FlagState, looks:
         raise SpecError("now has no time zone; write datetime.now(timezone.utc).")
 
 
-def _best_treatment(experiment: Experiment, effects: Iterable[Effect], standing: Decision | None) -> Effect:
-    """The goal's effect that is most likely the best arm, or of the arm that a standing verdict is about; the first treatment where nothing is known."""
-    goals = [effect for effect in effects if effect.metric == experiment.goal.name]
-    if standing:
-        goals = [effect for effect in goals if effect.variant == standing.variant] or goals
-    return max(goals, key=lambda effect: -1.0 if effect.p_best is None else effect.p_best)
+def _best_treatment(experiment: Experiment, effects: Iterable[Effect], standing: Decision | None) -> str:
+    """The treatment that is most likely the best arm, or that a standing verdict is about; the first one where nothing is known.
+
+    Of several goals the weakest counts where all of them have to improve, the strongest where one is enough.
+    """
+    scores: dict[str, list[float]] = {}
+    for effect in effects:
+        if effect.role == "goal":
+            scores.setdefault(effect.variant, []).append(-1.0 if effect.p_best is None else effect.p_best)
+    if standing and standing.variant in scores:
+        return standing.variant
+    overall = max if experiment.policy.goal_rule == "any" else min
+    return max(scores, key=lambda variant: overall(scores[variant]))
 
 
 def _ask(
     experiment: Experiment,
     posterior: Posterior,
     effects: Sequence[Effect],
-    best: Effect,
+    best: str,
     flag: FlagState,
     ratio: Check | None,
     now: datetime,
@@ -149,17 +159,20 @@ def _ask(
     policy, enrolled = experiment.policy, flag.exposure.enrolled
     goals = [effect for effect in effects if effect.role == "goal"]
     guardrails = [effect for effect in effects if effect.role == "guardrail"]
+    metrics = len(experiment.goals)
     return [
         *(harm_rule(effect, experiment.harm_threshold) for effect in effects),
         sample_ratio_rule(ratio),
+        *fresh_rule(experiment, posterior, now),
         *new_data_rule(posterior, before),
         units_rule(posterior, before, effects, policy.rung(enrolled), min_cell=experiment.min_cell),
         *quality_rules(posterior.checks),
         *(guardrail_rule(effect, policy, enrolled) for effect in guardrails),
+        *segment_rules(experiment, posterior, {effect.variant for effect in effects}),
         rung_days_rule(policy.rung(enrolled), flag, now),
         days_rule(posterior, policy, now),
         *(flat_rule(effect, policy) for effect in goals),
-        *ship_rules(best, policy),
+        *(rule for effect in goals if effect.variant == best for rule in ship_rules(effect, policy, metrics)),
     ]
 
 
@@ -168,17 +181,19 @@ def _act(experiment: Experiment, rules: Sequence[Rule], flag: FlagState) -> tupl
     policy, enrolled = experiment.policy, flag.exposure.enrolled
     harmed = _failing(rules, "harm", outcomes=("not met",))
     over = _over(flag)
-    blocked = _failing(rules, "harm", "new_data", "sample_ratio", "quality", "min_units", "guardrail")
-    flat = [rule for rule in rules if rule.name == "conclude_flat"]
-    ship = [rule for rule in rules if rule.name.startswith("ship_")]
+    blocked = _failing(
+        rules, "harm", "fresh", "new_data", "sample_ratio", "quality", "min_units", "guardrail", "segment"
+    )
+    flat, is_flat = _flat(experiment, rules)
+    ship, may_ship = _better(experiment, rules)
     rung = policy.next_rung(enrolled)
     waiting = _failing(rules, "rung_days")
     found = Conditions(
         harmed=bool(harmed),
         blocked=bool(over or blocked),
         judged=not _failing(rules, "min_days"),
-        flat=all(rule.outcome == "met" for rule in flat),
-        better=all(rule.outcome == "met" for rule in ship),
+        flat=is_flat,
+        better=may_ship,
         learnt=enrolled >= policy.learn_at,
         waited=not waiting,
         top=rung is None,
@@ -206,6 +221,37 @@ def _act(experiment: Experiment, rules: Sequence[Rule], flag: FlagState) -> tupl
     ]
 
 
+def _flat(experiment: Experiment, rules: Iterable[Rule]) -> tuple[list[Rule], bool]:
+    """The rules that show that no treatment matters, or all of them while that is not shown; and whether it is.
+
+    Where all goals have to improve, a treatment is out as soon as one of them is shown not to matter; not so under non-inferiority, where that ships it.
+    """
+    own = _by(rules, lambda rule: rule.name == "conclude_flat", lambda rule: rule.variant)
+    one_is_enough = experiment.policy.goal_rule == "all" and experiment.policy.aim == "superiority"
+    enough = any if one_is_enough else all
+    shown = [enough(rule.outcome == "met" for rule in some) for some in own.values()]
+    if not all(shown):
+        return [rule for some in own.values() for rule in some], False
+    return [rule for some in own.values() for rule in some if rule.outcome == "met"], True
+
+
+def _better(experiment: Experiment, rules: Iterable[Rule]) -> tuple[list[Rule], bool]:
+    """The rules of the goals that carry the treatment, or all of them while it may not ship; and whether it may."""
+    own = _by(rules, lambda rule: rule.name.startswith("ship_"), lambda rule: rule.metric)
+    passed = {metric: all(rule.outcome == "met" for rule in some) for metric, some in own.items()}
+    if not (any if experiment.policy.goal_rule == "any" else all)(passed.values()):
+        return [rule for some in own.values() for rule in some], False
+    return [rule for metric, some in own.items() if passed[metric] for rule in some], True
+
+
+def _by(rules: Iterable[Rule], chosen: Callable[[Rule], bool], key: Callable[[Rule], str]) -> dict[str, list[Rule]]:
+    """Chosen rules by what they are about, in their order."""
+    out: dict[str, list[Rule]] = {}
+    for rule in filter(chosen, rules):
+        out.setdefault(key(rule), []).append(rule)
+    return out
+
+
 def _over(flag: FlagState) -> list[str]:
     """Why this ramp cannot go on at all; empty while it can."""
     if not flag.enabled:
@@ -215,13 +261,19 @@ def _over(flag: FlagState) -> list[str]:
     return []
 
 
-def _exposure(experiment: Experiment, action: Action, variant: str, flag: FlagState) -> Exposure:
-    """What the flag should serve after the action."""
+def _exposure(experiment: Experiment, action: Action, variant: str, flag: FlagState, rules: Iterable[Rule]) -> Exposure:
+    """What the flag should serve after the action.
+
+    A roll back drops the treatments that are harmed, and closes the gate where none would be left.
+    """
     policy = experiment.policy
     if action == "ramp_up":
         rung = policy.next_rung(flag.exposure.enrolled)
         return flag.exposure if rung is None else replace(flag.exposure, enrolled=rung)
     if action == "roll_back":
+        harmed = {rule.variant for rule in _failing(rules, "harm", outcomes=("not met",))}
+        if not flag.exposure.serve and set(flag.exposure.arms) - {experiment.control} - harmed:
+            return replace(flag.exposure, dropped=(*flag.exposure.dropped, *harmed))
         return replace(flag.exposure, enrolled=0.0, serve="", holdback=0.0)
     if action == "ship" or (action == "conclude_flat" and policy.aim == "non_inferiority"):
         return replace(flag.exposure, serve=variant, holdback=policy.holdback)

@@ -12,7 +12,7 @@ from expnb.spec.canonical import digest
 from expnb.spec.experiment import Experiment
 from expnb.spec.flag import Exposure, FlagRef, FlagState
 
-Verb = Literal["ramp_up", "ramp_down", "roll_back", "ship", "conclude_flat", "restore", "hold"]
+Verb = Literal["ramp_up", "ramp_down", "drop", "roll_back", "ship", "conclude_flat", "restore", "hold"]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -115,8 +115,11 @@ def plan_ramp(
 def _target(experiment: Experiment, decision: Decision, to: float | None) -> tuple[Verb, Exposure]:
     before = decision.flag.exposure
     if to is None:
-        lowered = decision.action == "hold" and decision.to != before
-        return ("ramp_down" if lowered else decision.action), decision.to
+        if decision.action == "hold" and decision.to != before:
+            return "ramp_down", decision.to
+        if decision.action == "roll_back" and decision.to.enrolled:
+            return "drop", decision.to
+        return decision.action, decision.to
     experiment.policy.check_rung(to)
     if before.serve and to:
         raise PercentError(to, f"the flag {before}; the ramp is over. Go to 0 to roll back.")

@@ -16,6 +16,9 @@ GUARDRAIL_EARLY = 0.5
 GUARDRAIL_LATE = 0.95
 """P(no harm), with and without the prior, from which on a guardrail is shown to be within its margin."""
 
+SEGMENT_HARM = 0.95
+"""P(harm) in one segment, pooled with the others, from which on the ramp holds."""
+
 
 def code(action: Action) -> int:
     """Number of an action, from worst to best for the treatment."""
@@ -29,13 +32,13 @@ class Conditions:
     Parameters
     ----------
     harmed
-        The harm rule fired on a goal or guardrail.
+        The harm rule fired on a goal or guardrail of a treatment that is served.
     blocked
         Something is unknown, or speaks against any step up.
     judged
         Enough days of data are in for a verdict on the goal.
     flat, better
-        The goal's rule to conclude flat is met, and all its rules to ship.
+        The goals' rules to conclude flat are met, and those to ship.
     learnt
         The flag is at `learn_at` or above.
     waited

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 
 from expnb.decisions.decision import Decision, Outcome, Rule
-from expnb.decisions.precedence import GUARDRAIL_EARLY, GUARDRAIL_LATE
+from expnb.decisions.precedence import GUARDRAIL_EARLY, GUARDRAIL_LATE, SEGMENT_HARM
 from expnb.posterior.effect import Effect
 from expnb.posterior.posterior import Posterior
 from expnb.spec.experiment import Experiment
-from expnb.spec.flag import FlagState
+from expnb.spec.flag import Exposure, FlagState
 from expnb.spec.policy import Policy, Rung
 from expnb.stats.cells import ALL
 from expnb.stats.checks import Check, count_of
@@ -72,12 +72,39 @@ def guardrail_rule(effect: Effect, policy: Policy, enrolled: float) -> Rule:
     return _of_effect(effect, "guardrail", outcome, sentence, value=safe, threshold=threshold)
 
 
-def sample_ratio_check(experiment: Experiment, posterior: Posterior, weights: Mapping[str, float]) -> Check | None:
-    """The sample ratio by the weights that the flag really has.
+def segment_rules(experiment: Experiment, posterior: Posterior, variants: Collection[str]) -> Iterator[Rule]:
+    """Whether a goal or guardrail is harmed in a segment: one rule per metric, treatment and kind of segment, about the segment that looks worst.
+
+    Segments are pooled, so that one that looks bad by chance alone is drawn to the others; the harm of all units together is the matter of `harm_rule`, which closes the gate where this one only holds.
+    """
+    judged = {metric.name for metric in experiment.metrics if metric.role in {"goal", "guardrail"}}
+    worst: dict[tuple[str, str, str], Effect] = {}
+    for effect in posterior.main:
+        if effect.metric not in judged or effect.segment == ALL or effect.variant not in variants:
+            continue
+        key = effect.metric, effect.variant, effect.segment.partition("=")[0]
+        if effect.p_harm is not None and (key not in worst or effect.p_harm > (worst[key].p_harm or 0.0)):
+            worst[key] = effect
+    for effect in worst.values():
+        p = effect.p_harm or 0.0
+        outcome: Outcome = "not met" if p >= SEGMENT_HARM else "met"
+        what = f"{effect.role.capitalize()} {effect.metric} under {effect.variant} in {effect.segment}"
+        margin = f"the margin of {_amount(effect, effect.margin)}"
+        needed = f"segments pooled (a ramp holds from {_p(SEGMENT_HARM)} on)"
+        sentence = (
+            f"{what} is harmed: {raw(effect)}; worse than {margin} with probability {_p(p)}, {needed}."
+            if outcome == "not met"
+            else f"{what} looks worst of its kind and shows no harm beyond {margin}: probability {_p(p)}, {needed}."
+        )
+        yield _of_effect(effect, "segment", outcome, sentence, value=p, threshold=SEGMENT_HARM)
+
+
+def sample_ratio_check(experiment: Experiment, posterior: Posterior, exposure: Exposure) -> Check | None:
+    """The sample ratio of the arms that are served, by the weights that the flag really has.
 
     Parameters
     ----------
-    weights : mapping of str to float
+    exposure : Exposure
         Of the flag, as it is now.
 
     Returns
@@ -89,7 +116,9 @@ def sample_ratio_check(experiment: Experiment, posterior: Posterior, weights: Ma
         blocks = (
             SAMPLE_RATIO_BLOCK / 2 if experiment.trigger else SAMPLE_RATIO_BLOCK
         )  # triggered units have the other half
-        return sample_ratio([(posterior.counts, weights)], min_cell=experiment.min_cell, blocks=blocks)
+        counts = {name: posterior.counts[name] for name in exposure.arms}
+        weights = {name: exposure.weights[name] for name in exposure.arms}
+        return sample_ratio([(counts, weights)], min_cell=experiment.min_cell, blocks=blocks)
     return next((check for check in posterior.checks if check.name == "sample_ratio"), None)
 
 
@@ -119,7 +148,7 @@ def sample_ratio_rule(check: Check | None) -> Rule:
 
 
 def units_rule(
-    posterior: Posterior, before: Mapping[str, int], effects: Iterable[Effect], rung: Rung, *, min_cell: int = 0
+    posterior: Posterior, before: Mapping[str, int], effects: Sequence[Effect], rung: Rung, *, min_cell: int = 0
 ) -> Rule:
     """Whether enough units per arm came in at this rung, also after units without a value were left out; numbers below `min_cell` are not shown.
 
@@ -128,7 +157,8 @@ def units_rule(
     before : mapping of str to int
         Units per arm in the data that carried the step to this rung; empty where none did.
     """
-    sizes = [(n - before.get(name, 0), name, "units") for name, n in posterior.counts.items()]
+    served = {posterior.control, *(effect.variant for effect in effects)}
+    sizes = [(n - before.get(name, 0), name, "units") for name, n in posterior.counts.items() if name in served]
     for effect in effects:
         what = f"units with a value of {effect.metric}"
         sizes += [
@@ -142,6 +172,20 @@ def units_rule(
     sentence = f"The smallest arm, {name}, has {count_of(n, what, min_cell=min_cell)}{since} ({needed:,} needed)."
     value = n if n >= min_cell else None
     return Rule(name="min_units", variant=name, value=value, threshold=needed, outcome=outcome, sentence=sentence)
+
+
+def fresh_rule(experiment: Experiment, posterior: Posterior, now: datetime) -> Iterator[Rule]:
+    """Whether the data reach up to now, or to the end of the experiment; old data say nothing of what users meet today."""
+    most = experiment.policy.max_age_days
+    if posterior.last_day is None or not most:
+        return
+    today = now.date() if experiment.end is None else min(now.date(), experiment.end)
+    age = max(0, (today - posterior.last_day).days)
+    old = age > most
+    sentence = f"The last day of data, {posterior.last_day}, lies {age} days before {'today' if today == now.date() else 'the end of the experiment'} (at most {most:g} allowed)."
+    if old:
+        sentence += " Load newer data before exposure is raised."
+    yield Rule(name="fresh", value=age, threshold=most, outcome="unknown" if old else "met", sentence=sentence)
 
 
 def new_data_rule(posterior: Posterior, before: Mapping[str, int]) -> Iterator[Rule]:
@@ -227,15 +271,15 @@ def days_of_data(first: date | None, last: date | None, today: date) -> int:
     return max(0, (min(last, today) - first).days + 1)
 
 
-def ship_rules(effect: Effect, policy: Policy) -> Iterator[Rule]:
-    """What the goal must show before the treatment ships."""
+def ship_rules(effect: Effect, policy: Policy, goals: int) -> Iterator[Rule]:
+    """What a goal, one of so many, must show before the treatment ships."""
     if policy.aim == "non_inferiority":
         safe = None if effect.p_harm_flat is None else 1 - effect.p_harm_flat
         yield _threshold_rule(
             effect,
             "ship_above_margin",
             safe,
-            policy.ship.p_above_margin,
+            policy.sure_enough(policy.ship.p_above_margin, goals),
             f"{_goal(effect)} is no worse than the margin of {_amount(effect, effect.margin)} with probability {{value}} without a prior ({{threshold}} needed).",
         )
         return
@@ -243,7 +287,7 @@ def ship_rules(effect: Effect, policy: Policy) -> Iterator[Rule]:
         effect,
         "ship_above_rope",
         effect.p_above_rope,
-        policy.ship.p_above_rope,
+        policy.sure_enough(policy.ship.p_above_rope, goals),
         f"{_goal(effect)} improves by more than the rope of {_amount(effect, effect.rope)} with probability {{value}} ({{threshold}} needed to ship).",
     )
     yield _loss_rule(effect, policy)

@@ -292,7 +292,7 @@ def _verdict_on(experiment: Experiment, effect: Effect, flag: FlagState | None) 
         if rule.value is None:
             return "unknown"
         return "within the margin" if rule.outcome == "met" else "not yet known to be within the margin"
-    ship = {rule.outcome for rule in ship_rules(effect, policy)}
+    ship = {rule.outcome for rule in ship_rules(effect, policy, len(experiment.goals))}
     if flat_rule(effect, policy).outcome == "met" and (policy.aim == "superiority" or ship == {"met"}):
         return "no difference that matters"
     if "unknown" in ship:

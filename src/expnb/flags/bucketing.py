@@ -112,12 +112,17 @@ def _rounded(parts: Mapping[str, int]) -> dict[str, int]:
     return rounded
 
 
+def served_split(exposure: Exposure) -> tuple[tuple[str, int], ...]:
+    """What units inside the gate are served, with integer weights; the places of dropped treatments serve ``"off"``, so that nobody else moves."""
+    return tuple((OFF if name in exposure.dropped else name, part) for name, part in split_weights(exposure.weights))
+
+
 def assigner(flag: str, exposure: Exposure) -> Callable[[str], str]:
     """A function from unit to variant, for one flag as it stands.
 
     A unit without a name gets ``"off"``: all anonymous traffic has one hash and would flip as a block.
     """
-    split = split_weights(exposure.weights)
+    split = served_split(exposure)
     edge = gate_units(100 - exposure.holdback if exposure.serve else exposure.enrolled)
 
     def assign(unit: str) -> str:

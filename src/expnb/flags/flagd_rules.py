@@ -16,7 +16,15 @@ from typing import Final
 
 from expnb.errors import FlagEditedError, FlagError, PercentError, SpecError
 from expnb.flags.base import OFF
-from expnb.flags.bucketing import GATE_SALT, GATE_UNITS, GENERATION, SPLIT_SALT, gate_units, split_weights
+from expnb.flags.bucketing import (
+    GATE_SALT,
+    GATE_UNITS,
+    GENERATION,
+    SPLIT_SALT,
+    gate_units,
+    served_split,
+    split_weights,
+)
 from expnb.spec.canonical import Json, canonical_json
 from expnb.spec.flag import Exposure
 
@@ -28,6 +36,7 @@ _OWN_METADATA: Final = (
     "holdback",
     "control",
     "weights",
+    "dropped",
     "changed_at",
     "planId",
     "ledgerHead",
@@ -77,9 +86,12 @@ def to_json_block(block: FlagBlock, old: Json = None) -> dict[str, Json]:
         "changed_at": stamp.changed_at.isoformat(),
         "planId": stamp.plan_id,
     }
-    metadata |= {
-        name: text for name, text in (("ledgerHead", stamp.ledger_head), ("beforeKill", stamp.before_kill)) if text
+    optional = {
+        "dropped": canonical_json(list(exposure.dropped)) if exposure.dropped else "",
+        "ledgerHead": stamp.ledger_head,
+        "beforeKill": stamp.before_kill,
     }
+    metadata |= {name: text for name, text in optional.items() if text}
     foreign = old if isinstance(old, dict) else {}
     return {
         "state": "ENABLED" if block.enabled else "DISABLED",
@@ -110,7 +122,7 @@ def _key(salt: str) -> Json:
 
 
 def _split(exposure: Exposure) -> Json:
-    parts = split_weights(exposure.weights)
+    parts = served_split(exposure)
     if len(parts) == 1:  # flagd's schema wants two shares at least
         return parts[0][0]
     shares: list[Json] = [[name, weight] for name, weight in parts]
@@ -166,6 +178,7 @@ def _exposure(flag: str, metadata: Mapping[str, Json]) -> Exposure:
             enrolled=_number(flag, metadata, "enrolled"),
             serve=_text(flag, metadata, "serve"),
             holdback=_number(flag, metadata, "holdback"),
+            dropped=_dropped(flag, metadata),
         )
         split_weights(exposure.weights)
     except (PercentError, SpecError) as error:
@@ -199,6 +212,17 @@ def _weights(flag: str, metadata: Mapping[str, Json]) -> dict[str, float]:
     if not isinstance(weights, dict):
         raise FlagEditedError(flag, f"its metadata 'weights' is {text!r}, not a JSON object")
     return {name: _number(flag, weights, name) for name in weights}
+
+
+def _dropped(flag: str, metadata: Mapping[str, Json]) -> tuple[str, ...]:
+    text = _text(flag, metadata, "dropped") if "dropped" in metadata else "[]"
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FlagEditedError(flag, f"its metadata 'dropped' is {text!r}, not JSON text") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise FlagEditedError(flag, f"its metadata 'dropped' is {text!r}, not a JSON list of names")
+    return tuple(names)
 
 
 def _text(flag: str, metadata: Mapping[str, Json], key: str) -> str:

@@ -205,7 +205,7 @@ class Experiment(Question):
     Parameters
     ----------
     metrics : tuple of Metric
-        Exactly one of them is the goal.
+        At least one of them is a goal; several need `Policy.goal_rule`.
     timezone : str
         In which days are counted.
     min_cell : int
@@ -232,7 +232,7 @@ class Experiment(Question):
     def __post_init__(self) -> None:
         _check_arms(self.weights, self.control)
         _check_timezone(self.timezone)
-        _check_metrics(self.metrics)
+        _check_metrics(self.metrics, self.policy)
         _check_shape(self)
         _check_connection(self)
         _check_epochs(self)
@@ -258,9 +258,14 @@ class Experiment(Question):
         return tuple(name for name in self.weights if name != self.control)
 
     @property
+    def goals(self) -> tuple[Metric, ...]:
+        """The metrics that decide; where there are several, by `Policy.goal_rule`."""
+        return tuple(metric for metric in self.metrics if metric.role == "goal")
+
+    @property
     def goal(self) -> Metric:
-        """The metric that decides."""
-        return next(metric for metric in self.metrics if metric.role == "goal")
+        """The first of the goals: the one that is shown where there is room for one."""
+        return self.goals[0]
 
     def metric(self, name: str) -> Metric:
         """The metric of that name.
@@ -481,13 +486,19 @@ def _check_timezone(name: str) -> None:
         ) from error
 
 
-def _check_metrics(metrics: tuple[Metric, ...]) -> None:
+def _check_metrics(metrics: tuple[Metric, ...], policy: Policy) -> None:
     names = [metric.name for metric in metrics]
     for name in names:
         if names.count(name) > 1:
             raise SpecError(f"metric {name!r} is named twice. Keep one of the two.")
     goals = [metric.name for metric in metrics if metric.role == "goal"]
-    if len(goals) != 1:
+    if not goals:
+        raise SpecError('no metric is the goal; at least one decides. Give it role = "goal".')
+    if len(goals) > 1 and policy.goal_rule is None:
         raise SpecError(
-            f'the goals are {goals}; exactly one metric has role = "goal" and decides. Make the others guardrail or info.'
+            f'the goals are {goals}, and nothing says how they decide together. Write goal_rule = "all" (each must improve) or "any" under [policy], or make the others guardrail or info.'
+        )
+    if len(goals) == 1 and policy.goal_rule is not None:
+        raise SpecError(
+            f'goal_rule is {policy.goal_rule!r}, and {goals[0]!r} is the only goal; the rule says how several decide. Remove it, or give another metric role = "goal".'
         )

@@ -37,13 +37,15 @@ class Exposure:
         The variant that everybody gets after it was shipped; empty while the split is on.
     holdback : float
         Percent of eligible units that stay on control after shipping, 0 to 100.
+    dropped : tuple of str
+        Treatments that were taken out: their units are served nothing new, as those outside the gate, and everybody else keeps the variant.
 
     Raises
     ------
     PercentError
         If a percentage is not between 0 and 100.
     SpecError
-        If a weight is no number from 0 on, all are 0, or a named variant has none.
+        If a weight is no number from 0 on, all are 0, a named variant has none, or control or all treatments are dropped.
     """
 
     weights: Mapping[str, float]
@@ -51,20 +53,28 @@ class Exposure:
     enrolled: float = 0.0
     serve: str = ""
     holdback: float = 0.0
+    dropped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # The same plan has the same id, whether it was written with 50 or read back as 50.0.
         for name in ("enrolled", "holdback"):
             object.__setattr__(self, name, float(getattr(self, name)))
         object.__setattr__(self, "weights", {name: float(weight) for name, weight in self.weights.items()})
+        object.__setattr__(self, "dropped", tuple(sorted(set(self.dropped))))
         check_percent(self.enrolled)
         check_percent(self.holdback, "holdback")
         check_weights(self.weights)
-        for name in (self.control, self.serve or self.control):
+        for name in (self.control, self.serve or self.control, *self.dropped):
             if name not in self.weights:
                 raise SpecError(
                     f"variant {name!r} has no weight; the weights name {list(self.weights)}. Add it to `weights`."
                 )
+        if self.dropped and (
+            {self.control, self.serve} & set(self.dropped) or len(self.dropped) == len(self.weights) - 1
+        ):
+            raise SpecError(
+                f"dropped is {list(self.dropped)} of {list(self.weights)} with control {self.control!r}{f' and {self.serve!r} served' if self.serve else ''}; at least one treatment stays, and what is served. Close the gate instead: enrolled = 0."
+            )
 
     def shares(self) -> dict[str, float]:
         """Share of eligible units that get each variant, 0 to 1; the rest is outside the gate."""
@@ -73,7 +83,15 @@ class Exposure:
             served = {self.control: held} | {self.serve: 1 - held}
             return {name: served.get(name, 0.0) for name in self.weights}
         total = sum(self.weights.values())
-        return {name: self.enrolled / 100 * weight / total for name, weight in self.weights.items()}
+        return {
+            name: 0.0 if name in self.dropped else self.enrolled / 100 * weight / total
+            for name, weight in self.weights.items()
+        }
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Variants that were not dropped, in the order of the weights."""
+        return tuple(name for name in self.weights if name not in self.dropped)
 
     @property
     def treated(self) -> float:
@@ -84,7 +102,8 @@ class Exposure:
         if self.serve:
             kept = f", {self.holdback:g} % held back on {self.control}" if self.holdback else ""
             return f"serves {self.serve} to everybody{kept}"
-        return f"enrolled {self.enrolled:g} %, treated {self.treated:.4g} %"
+        out = f", without {', '.join(self.dropped)}" if self.dropped else ""
+        return f"enrolled {self.enrolled:g} %, treated {self.treated:.4g} %{out}"
 
 
 @dataclass(frozen=True, slots=True)

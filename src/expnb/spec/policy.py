@@ -10,6 +10,7 @@ from expnb.errors import PercentError, SpecError, check_choice
 from expnb.spec.flag import check_percent
 
 Aim = Literal["superiority", "non_inferiority"]
+GoalRule = Literal["all", "any"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,8 @@ class Policy:
     ----------
     aim : {"superiority", "non_inferiority"}
         Whether the treatment has to be better than the rope, or no worse than the margin.
+    goal_rule : {"all", "any"}, optional
+        With several goals: whether each of them must meet the ship rules, or one is enough, at thresholds that make up for the choice (`sure_enough`).
     ladder : tuple of Rung
         Rising; a bare number is a rung with the waiting times below.
     learn_at : float
@@ -98,6 +101,8 @@ class Policy:
         The goal is judged each time that so many more days of data are complete, and the verdict holds until then: weeks have every weekday equally often, and fewer verdicts leave fewer chances of a false one.
     max_hold_days : float
         Days at one rung after which a hold proposes one rung down; 0 for no limit.
+    max_age_days : float
+        Days from the last day of data, or the end of the experiment, after which the data are too old to raise exposure; 0 for no limit.
     holdback : float
         Percent of units kept on control after shipping.
     control_share : float, optional
@@ -107,6 +112,7 @@ class Policy:
     """
 
     aim: Aim = "superiority"
+    goal_rule: GoalRule | None = None
     ladder: tuple[Rung | float, ...] = (1, 5, 25, 50, 100)
     learn_at: float = 100
     rung_days: float = 1
@@ -114,6 +120,7 @@ class Policy:
     min_days: int = 7
     verdict_days: int = 7
     max_hold_days: float = 14
+    max_age_days: float = 3
     holdback: float = 0
     control_share: float | None = None
     ship: Ship = field(default_factory=Ship)
@@ -122,6 +129,8 @@ class Policy:
 
     def __post_init__(self) -> None:
         check_choice("aim", self.aim, get_args(Aim))
+        if self.goal_rule is not None:
+            check_choice("goal_rule", self.goal_rule, get_args(GoalRule))
         object.__setattr__(
             self, "ladder", tuple(rung if isinstance(rung, Rung) else Rung(enrolled=rung) for rung in self.ladder)
         )
@@ -137,7 +146,7 @@ class Policy:
         check_probability("harm_alpha", self.harm_alpha)
         if self.control_share is not None:
             check_probability("control_share", self.control_share)
-        for name in ("rung_days", "min_units", "min_days", "max_hold_days"):
+        for name in ("rung_days", "min_units", "min_days", "max_hold_days", "max_age_days"):
             _check_not_negative(name, getattr(self, name))
         if self.verdict_days < 1:
             raise SpecError(
@@ -209,6 +218,13 @@ class Policy:
         """
         return 1 - self.harm_alpha / max(3, effects)
 
+    def sure_enough(self, probability: float, goals: int) -> float:
+        """What a threshold of `ship` asks of each of so many goals.
+
+        Under ``goal_rule = "any"`` each goal is a chance of its own to ship by mistake, so each has its share of what is left to 1 (Bonferroni); under ``"all"`` it is the threshold itself.
+        """
+        return 1 - (1 - probability) / goals if self.goal_rule == "any" else probability
+
     def sentences(self) -> Iterator[str]:
         """The policy in words, one rule each."""
         yield f"The flag climbs {self.rungs_in_words} percent enrolled, one rung at a time, while no guardrail is doubted."
@@ -230,6 +246,10 @@ class Policy:
                 f"{start}, the treatment ships when it is no worse than the margin with probability "
                 f"{self.ship.p_above_margin:g}, without a prior."
             )
+        if self.goal_rule == "all":
+            yield "Each of the goals has to show this; one that is shown not to matter is enough to stop."
+        if self.goal_rule == "any":
+            yield "One of the goals is enough, with what is left to certainty divided by their number."
         yield "From there on every guardrail has to be shown to be within its margin."
         yield f"It concludes that there is no difference that matters when the effect lies inside the rope with probability {self.conclude_flat.p_rope:g}."
         if self.holdback:

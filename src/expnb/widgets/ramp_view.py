@@ -22,6 +22,7 @@ _VERBS = {
     "roll_back": "roll back",
     "ramp_up": "ramp up",
     "ramp_down": "ramp down",
+    "drop": "drop arms",
     "ship": "ship",
     "conclude_flat": "conclude",
     "restore": "restore",
@@ -166,6 +167,10 @@ def button(plan: RampPlan) -> str:
             return f"Roll back: close the gate ({reach} → 0 %)"
         case "ramp_up" | "ramp_down":
             return f"{title(plan, None)}: {reach} → {after.enrolled:g} % enrolled"
+        case "drop":
+            return (
+                f"Drop {', '.join(set(after.dropped) - set(before.dropped))}: the others stay at {after.enrolled:g} %"
+            )
         case "ship":
             return f"Ship {after.serve} to everybody{held}"
         case "conclude_flat":
