@@ -131,7 +131,7 @@ def compare(frame: pd.DataFrame, *, control: str = "control", prior: Prior | str
     tests = {name: facts[name] for name in ("p_value", "ci_low", "ci_high")}
     prior_id = np.where(table.relative, prior.id, FLAT.id)
     rounded = _rounded(given, samples, place[group[rows]], rows)
-    notes = ["; ".join(part for part in both if part) for both in zip(table.notes, rounded, strict=True)]
+    notes = [f"{why}; {what}" if why and what else why or what for why, what in zip(table.notes, rounded, strict=True)]
     last = {"prior": prior_id, "note": notes}
     return pd.concat([names, pd.DataFrame({**numbers, **raw, **figures, **tests, **last})], axis=1)
 

@@ -159,13 +159,21 @@ class Prior:
             return -0.5 * (lam / self.scale) ** 2
         if self.family == "student_t":
             return -0.5 * (self.df + 1.0) * np.log1p((lam / self.scale) ** 2 / self.df)
+        log_density: npt.NDArray[np.float64] = np.log(np.maximum(self.density(lam), _LEAST))
+        return log_density
+
+    def density(self, lam: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """``exp(log_density)``, which of a Student-t or several needs no logarithm."""
+        import numpy as np  # noqa: PLC0415
+
+        if self.family in {"flat", "normal"}:
+            return np.exp(self.log_density(lam))
         density = np.zeros_like(lam)
         for scale, weight in self.parts:
             stretch = 1.0 + (lam / scale) ** 2 / self.df
             fall = stretch * stretch * np.sqrt(stretch) if self.df == _USUAL_DF else stretch ** (0.5 * self.df + 0.5)
             density += weight * self.scale / scale / fall
-        log_density: npt.NDArray[np.float64] = np.log(np.maximum(density, _LEAST))
-        return log_density
+        return density
 
     @property
     def log_mass(self) -> float:

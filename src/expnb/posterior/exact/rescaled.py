@@ -21,8 +21,8 @@ from expnb.posterior.exact.sampled import (
     Integral,
     Looked,
     Samples,
+    chunks,
     even_ends,
-    is_single,
     log_likelihood,
     peak_of,
     size_of,
@@ -32,13 +32,14 @@ _MANY = 45.0  # conversions, and units without one, from which on a few moments 
 _FEW = 10.0  # below, the control's mean bends sharply with the log ratio
 _CALM, _ROUGH, _LOST = 0.12, 0.35, 0.6  # blur up to which three scores do, or five, or any
 _DROP = 28.0  # exp(-28) = 1e-12 of the peak: what of the control's mean is left out
-_LARGEST = 600.0  # log ratio of a mean to its estimate
 _RAMP = np.linspace(0.0, 1.0, 48)
 _QUANTILE_STEPS = 6
+_GRID_ROWS = 128  # at a time, where each needs a grid: a thousand points a row soon leave the processor's cache
 _FAR = 3.0  # standard deviations
 _ROOT_STEPS, _NEWTON_STEPS = 12, 20
-_CLOSE = 1e-5  # standard deviations
-_NEAR = 1e-4  # standard deviations; the next step is about the square of this one
+_CLOSE = 1e-4  # standard deviations; the next step is about the square of this one
+_NEAR = 1e-4  # likewise
+_NEGLIGIBLE = 1e-11  # of a mean, or of its square
 _SMALL = 1e-9  # of half the stretch of log ratios: the square of a step, which is about the next one
 
 Moments: TypeAlias = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
@@ -98,27 +99,30 @@ def _from_grid(control: Arm, treatment: Arm, lam: FloatArray, rule: _Rule) -> _G
     low, high = -np.sqrt(2.0 * far) - far, np.log1p(np.sqrt(2.0 * far) + far)
     x = np.log(middle / mean_c[:, None])[..., None] + (low[:, None] + (high - low)[:, None] * _RAMP)[:, None]
     shift = (lam + np.log(mean_c / mean_t)[:, None])[..., None]
+    share = np.expm1(x)
     log_density = x.copy()  # the measure is that of the mean itself
-    for arm, at in ((control, x), (treatment, x + shift)):
-        share = np.expm1(np.minimum(at, _LARGEST)).reshape(len(lam), -1)
-        log_density += log_likelihood(arm, share).reshape(x.shape)
+    for arm, own in ((control, share), (treatment, share * np.exp(shift) + np.expm1(shift))):
+        # that the treatment's mean is not exp(x) times its estimate, but exp(x + shift), adds the same to all points
+        log_density += log_likelihood(arm, own.reshape(len(lam), -1), x.reshape(len(lam), -1)).reshape(x.shape)
     density = np.exp(log_density - log_density.max(axis=2, keepdims=True)).reshape(-1, x.shape[2])
-    x = x.reshape(-1, x.shape[2])
+    x, share = (part.reshape(density.shape) for part in (x, share))
     step = x[:, 1] - x[:, 0]
     these = Samples(x[:, 0], step, density).normalised()
     mass, (first, sd) = Integral.of(these), these.mean_sd()
     z = (x - first[:, None]) / sd[:, None]
-    at = first[:, None] + sd[:, None] * rule.bent(these.integrate(z**3), these.integrate(z**4) - 3.0)
+    square = z * z
+    skew, excess = these.integrate(square * z), these.integrate(square * square) - 3.0
+    at = first[:, None] + sd[:, None] * rule.bent(skew, excess)
     for _ in range(_QUANTILE_STEPS):
         below, height, _ = mass.at(at)
         move = (below - rule.probabilities) / np.maximum(height, 1e-300)
         at = at - np.clip(move, -0.5 * sd[:, None], 0.5 * sd[:, None])
         if (np.abs(move) < _NEAR * sd[:, None]).all():
             break
-    share, scale = np.exp(x), mean_c[:, None]
+    ratio, scale = 1.0 + share, mean_c[:, None]
     return _Given(
-        these.integrate(share).reshape(lam.shape) * scale,
-        these.integrate(share * share).reshape(lam.shape) * scale**2,
+        these.integrate(ratio).reshape(lam.shape) * scale,
+        these.integrate(ratio * ratio).reshape(lam.shape) * scale**2,
         np.exp(at).reshape(*lam.shape, len(rule.scores)) * scale[..., None],
     )
 
@@ -164,12 +168,20 @@ def _rate_given_ratio(up: FloatArray, down: FloatArray, other: FloatArray, growt
     turn = up * (1.0 + growth) + down + other * growth
     peak = 2.0 * up / (turn + np.sqrt(turn * turn - 4.0 * growth * (up + down + other) * up))
     one, two, three = 1.0 / peak, 1.0 / (1.0 - peak), growth / (1.0 - growth * peak)
-    width = 1.0 / np.sqrt(up * one**2 + down * two**2 + other * three**2)
-    third = 2.0 * (up * one**3 - down * two**3 - other * three**3) * width**3
-    fourth = -6.0 * (up * one**4 + down * two**4 + other * three**4) * width**4
-    fifth = 24.0 * (up * one**5 - down * two**5 - other * three**5) * width**5
-    mean = 0.5 * third + fifth / 8.0 + 2.0 * third * fourth / 3.0 + 5.0 * third**3 / 8.0
-    return peak + width * mean, width * np.sqrt(1.0 + 0.5 * fourth + third**2), third, fourth + 3.0 * third**2
+    # of the second to the fifth order, by products: NumPy's powers take fifty times as long
+    slopes: list[FloatArray] = []
+    first, second, last = up * one, down * two, other * three
+    for _ in range(4):
+        first, second, last = first * one, second * two, last * three
+        slopes.append(first - second - last if len(slopes) % 2 else first + second + last)
+    width = 1.0 / np.sqrt(slopes[0])
+    square = width * width
+    third = 2.0 * slopes[1] * square * width
+    fourth = -6.0 * slopes[2] * square * square
+    fifth = 24.0 * slopes[3] * square * square * width
+    lean = third * third
+    mean = third * (0.5 + 2.0 * fourth / 3.0 + 5.0 * lean / 8.0) + fifth / 8.0
+    return peak + width * mean, width * np.sqrt(1.0 + 0.5 * fourth + lean), third, fourth + 3.0 * lean
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +216,7 @@ class _Mixed:
         given = (_from_grid if rule in {_RARE, _FEW_COUNTS} else _from_moments)(control, treatment, lam, rule)
         mean = np.tensordot(rule.to_powers, given.at_scores, axes=(0, 1))
         expected = np.tensordot(rule.to_powers, np.stack([given.mean, given.square]), axes=(0, 2))
-        return cls(rule, curve, first, half, mean, expected)
+        return cls(rule, curve, first, half, _that_matter(mean), _that_matter(expected))
 
     def take(self, chosen: IntArray) -> _Mixed:
         parts = self.low[chosen], self.half[chosen], self.mean[:, chosen], self.expected[:, :, chosen]
@@ -281,6 +293,12 @@ class _Mixed:
         return lam, m + rise * (lam - last), np.broadcast_to(rise, lam.shape), arrived
 
 
+def _that_matter(terms: FloatArray) -> FloatArray:
+    """The terms of polynomials between -1 and 1, shape (power, …), without the highest, where those add nothing to any of them."""
+    share = np.abs(terms / terms[0]).reshape(len(terms), -1).max(axis=1)
+    return terms[: np.flatnonzero(share > _NEGLIGIBLE)[-1] + 1]
+
+
 def of_curve(
     control: Arm, treatment: Arm, curve: Curve, given: Quantity | None, cuts: FloatArray, *, chart: bool
 ) -> tuple[Quantity, BoolArray]:
@@ -297,9 +315,9 @@ def of_curve(
     """
     cuts = np.broadcast_to(cuts, (len(curve.mean), cuts.shape[-1]))
     null = None if given is None else given.null
-    about = np.expm1(curve.scale.of(curve.mean[:, None] + curve.sd[:, None] * np.array([-1.96, 1.96])))
+    about = np.broadcast_to([-1.96, 1.96], (len(cuts), 2))
     if given is not None and null is None:
-        about = np.stack([given.hdi_low, given.hdi_high], axis=1)
+        about = (np.stack([given.hdi_low, given.hdi_high], axis=1) - given.mean[:, None]) / given.sd[:, None]
     found, parts = np.zeros(len(cuts), dtype=np.bool_), []
     for rows, rule in _rules(control, treatment, curve):
         points = None if null is None else null[rows]
@@ -330,8 +348,9 @@ def _rules(control: Arm, treatment: Arm, curve: Curve) -> Iterator[tuple[IntArra
         (_USUAL, served & many & (further > _CALM) & (further <= _ROUGH)),
         (_QUIET, served & many & (further <= _CALM)),
     ):
-        if chosen.any():
-            yield np.flatnonzero(chosen), rule
+        most = _GRID_ROWS if rule in {_RARE, _FEW_COUNTS} else len(chosen)
+        for rows in chunks(np.flatnonzero(chosen), most):
+            yield rows, rule
 
 
 def _of_rule(
@@ -345,25 +364,30 @@ def _of_rule(
     *,
     chart: bool,
 ) -> tuple[Quantity, BoolArray]:
-    these, lam = curve.these, curve.x
+    these = curve.these
     mixed = _Mixed.of(control, treatment, curve, rule)
-    mean, square = mixed.expectations(lam)
-    share = np.expm1(lam)
-    average = these.integrate(share * mean)
-    spread = np.sqrt(np.maximum(these.integrate(share**2 * square) - average**2, 0.0))
-    loss = np.maximum(-curve.below_none(share * mean), 0.0)
-    near = about * mixed.expectations(np.log1p(about))[0]
+    mean, square = mixed.expectations(curve.x)
+    share = curve.effect
+    effect = share * mean
+    average = these.integrate(effect)
+    spread = np.sqrt(np.maximum(these.integrate(share * share * square) - average**2, 0.0))
+    loss = np.maximum(-curve.below_none(effect), 0.0)
+    near = average[:, None] + spread[:, None] * about
     ends, ok = even_ends(mixed, _look, near, spread, small=_CLOSE, steps=_NEWTON_STEPS)
     low, high = ends.T
-    below, _, _, found = mixed.with_slope(np.where(cuts == 0, average[:, None], cuts))
-    below = np.where(cuts == 0, curve.at(np.zeros((len(average), 1)))[0], below)
+    none = cuts == 0
+    below = curve.at(np.zeros((len(average), 1)))[0]
+    if not none.all():
+        elsewhere, _, _, found = mixed.with_slope(np.where(none, average[:, None], cuts))
+        below = np.where(none, below, elsewhere)
+        ok &= (found | none).all(axis=1)
     points = average[:, None] + spread[:, None] * np.linspace(-6.0, 6.0, CHART_POINTS if chart else 0)
     quantity = Quantity(
         mean=average,
         sd=spread,
         hdi_low=low,
         hdi_high=high,
-        p_above=np.clip(1.0 - below, 0.0, 1.0),
+        p_above=np.broadcast_to(np.clip(1.0 - below, 0.0, 1.0), cuts.shape),
         loss=loss,
         gain=np.maximum(average + loss, 0.0),
         grid=points,
@@ -372,7 +396,7 @@ def _of_rule(
     if null is not None:
         quantity = with_point(quantity, mixed, np.zeros_like(average), null, cuts, log_scale=False)
     # of several intervals with even ends only a search tells the shortest: panels do that
-    return quantity, ok & is_single(curve, log_scale=True) & (found | (cuts == 0)).all(axis=1)
+    return quantity, ok & curve.single
 
 
 def _look(some: _Mixed, d: FloatArray) -> Looked:

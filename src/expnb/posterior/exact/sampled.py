@@ -13,10 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Protocol, Self, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from expnb.posterior.exact.arms import Arm, Binomial, BoolArray, FloatArray, IntArray, NormalMean, Poisson
 from expnb.posterior.exact.hdi import PROB, shortest_interval
@@ -35,6 +36,7 @@ _UNEQUAL = (((24, 72), 150.0, 0.7, 0.26), ((56, 128), 10.0, 0.5, 0.26))
 """Of arms of which one is much narrower: points of that one and of the effect, the smallest counts they serve, and the widest steps in standard deviations of that one and of the effect."""
 _EVEN = 0.15  # of the distance at which a prior bends: up to this step no finer points are needed
 _COARSEST = 0.35  # standard deviations of the likelihood
+_MEANS_POINTS = 48, 96  # of the log ratio of two Normal means, where it is a bell and where it leans
 _POINTS = 72  # of a density under a prior
 _MORE_POINTS = 96  # under one of several scales, the smallest of which sets where the points lie close
 _RUNG = 0.2  # steps
@@ -46,8 +48,8 @@ _MOST = 600.0  # logarithm of a mean over its estimate
 _CHUNK = 1024  # rows at a time, so that they stay in the processor's cache
 _HALF = 1.959963984540054
 _STEPS = 14
-_SMALL = 1e-5  # the next step is about the square of this one
-_LEVEL = 1e-4  # of a mass, or of a log density, before the last step
+_SMALL = 1e-4  # standard deviations; the next step is about the square of this one
+_LEVEL = 1e-3  # of a mass, or of a log density, before the last step
 _LEAST = 1e-300
 _VANISHED = math.exp(-_DROP)
 _NOTHING = 1e-15  # a mean as a share of its estimate
@@ -83,19 +85,25 @@ class Scale:
 
     def of(self, v: FloatArray) -> FloatArray:
         """Log ratio or difference at v, shape (row, any)."""
-        out: FloatArray = self.centre[:, None] + v if self.bend is None else self.bend[:, None] * np.sinh(v)
+        if self.bend is None:
+            return self.centre[:, None] + v
+        growth = np.exp(v)  # NumPy's sinh, arcsinh and hypot take several times as long as what is written out here
+        out: FloatArray = (0.5 * self.bend)[:, None] * (growth - 1.0 / growth)
         return out
 
     def v(self, x: FloatArray) -> FloatArray:
         """What v is at a log ratio or difference, shape (row, any)."""
-        out: FloatArray = x - self.centre[:, None] if self.bend is None else np.arcsinh(x / self.bend[:, None])
+        if self.bend is None:
+            return x - self.centre[:, None]
+        far = np.abs(x) / self.bend[:, None]
+        out: FloatArray = np.copysign(np.log(far + np.sqrt(far * far + 1.0)), x)
         return out
 
     def stretch(self, x: FloatArray) -> tuple[FloatArray | float, FloatArray | float]:
         """How fast what v stands for changes with v where it is x, and the slope of the logarithm of that."""
         if self.bend is None:
             return 1.0, 0.0
-        stretch = np.hypot(x, self.bend[:, None])
+        stretch = np.sqrt(x * x + (self.bend * self.bend)[:, None])
         return stretch, x / stretch
 
 
@@ -195,7 +203,7 @@ class Integral:
         rows, points, _ = self.table.shape
         left, t = _neighbours((v - self.start[:, None]) / self.step[:, None], points)
         point = (left + points * np.arange(rows)[:, None]).ravel()
-        known = self.table.reshape(-1, 4)[np.stack([point, point + 1], axis=1)].reshape(-1, 8)
+        known = self.table.reshape(-1, 4).take(np.stack([point, point + 1], axis=1), axis=0).reshape(-1, 8)
         return (_TO_POLYNOMIAL @ known.T).reshape(8, *t.shape), t
 
 
@@ -213,8 +221,12 @@ class Curve:
         Of v.
     mass : Integral
         Of the density.
-    x : ndarray, shape (row, point)
-        Log ratios or differences at the points.
+    x, effect : ndarray, shape (row, point)
+        Log ratios or differences at the points, and the effects that they are.
+    to_none : ndarray, shape (row, point)
+        What sums up values at the points to the integral, up to no effect, of values times the density.
+    single : ndarray, shape (row,)
+        Whether the density of the effect has one peak.
     """
 
     these: Samples
@@ -223,17 +235,25 @@ class Curve:
     sd: FloatArray
     mass: Integral
     x: FloatArray
+    effect: FloatArray
+    to_none: FloatArray
+    single: BoolArray
 
     @classmethod
-    def of(cls, these: Samples, scale: Scale) -> Curve:
+    def of(cls, these: Samples, scale: Scale, *, log_scale: bool) -> Curve:
         """The curve through `these`, which need not be normalised."""
         these = these.normalised()
-        return cls(these, scale, *these.mean_sd(), Integral.of(these), scale.of(these.v))
+        x = scale.of(these.v)
+        effect = np.expm1(x) if log_scale else x
+        height = these.density / scale.stretch(x)[0]
+        single = _is_single(height / (1.0 + effect) if log_scale else height)
+        mean, sd = these.mean_sd()
+        return cls(these, scale, mean, sd, Integral.of(these), x, effect, _to_none(these, scale), single)
 
     def take(self, rows: IntArray) -> Curve:
         """The curves of `rows` only."""
         parts = self.these.take(rows), self.scale.take(rows), self.mean[rows], self.sd[rows], self.mass.take(rows)
-        return Curve(*parts, self.x[rows])
+        return Curve(*parts, self.x[rows], self.effect[rows], self.to_none[rows], self.single[rows])
 
     @property
     def breaks(self) -> FloatArray:
@@ -265,12 +285,28 @@ class Curve:
 
     def below_none(self, values: FloatArray) -> FloatArray:
         """Integral up to no effect, shape (row,), of `values` at the points times the density."""
-        these = self.these
-        none, points = self.scale.v(np.zeros((len(values), 1)))[:, 0], values.shape[1]
-        left, t = _neighbours((none - these.start) / these.step, points)
-        known = t[:, None] ** np.arange(8) @ _TO_POLYNOMIAL
-        weights = (known[:, None] @ _pairs(points)[left])[:, 0]
-        return these.integrate(weights * values)
+        out: FloatArray = np.einsum("rk,rk->r", self.to_none, values)
+        return out
+
+
+def _to_none(these: Samples, scale: Scale) -> FloatArray:
+    """As in `Curve`."""
+    rows, points = these.density.shape
+    left, t = _neighbours((scale.v(np.zeros((rows, 1)))[:, 0] - these.start) / these.step, points)
+    weights = (np.vander(t, 8, increasing=True) @ _TO_POLYNOMIAL) @ _beside(points)
+    own = sliding_window_view(weights, points, axis=1)[np.arange(rows), points - 1 - left]
+    out: FloatArray = own * these.density * these.step[:, None]
+    return out
+
+
+def _is_single(height: FloatArray) -> BoolArray:
+    """Whether a density has one peak, shape (row,)."""
+    rises = height[:, 1:] > height[:, :-1]
+    high = height > 1e-7 * height.max(axis=1, keepdims=True)
+    matters = high[:, 1:] | high[:, :-1]
+    turns = (matters[:, 1:] & matters[:, :-1] & ~rises[:, :-1] & rises[:, 1:]).any(axis=1)
+    single: BoolArray = ~turns
+    return single
 
 
 def _neighbours(place: FloatArray, points: int) -> tuple[IntArray, FloatArray]:
@@ -290,14 +326,24 @@ def _stretch(density: FloatArray, share: float) -> tuple[IntArray, IntArray]:
 
 @cache
 def _to_table(points: int) -> FloatArray:
-    """Values at even points -> integral up to each, value, slope and second derivative there, in steps; shape (point, 4 * point).
-
-    Of sinc functions: ``1/2 + Si(pi d) / pi``, 1 at d = 0, ``(-1)**d / d`` and ``-2 (-1)**d / d**2`` (``-pi**2 / 3`` at d = 0), for a point d steps below.
-    """
-    nodes, weights = np.polynomial.legendre.leggauss(20)
-    halves = (np.sinc(np.arange(points)[:, None] + 0.5 + 0.5 * nodes) @ weights) * 0.5  # of sinc over each step
-    up_to = np.concatenate([[0.5], 0.5 + np.cumsum(halves)])
+    """Values at even points -> integral up to each, value, slope and second derivative there, in steps; shape (point, 4 * point)."""
     d = np.arange(points)[None, :] - np.arange(points)[:, None]
+    return np.moveaxis(_sinc(d), 0, 2).reshape(points, 4 * points)
+
+
+@cache
+def _beside(points: int) -> FloatArray:
+    """The same of two points side by side, the first of which lies points - 1, points - 2, … 1 - points steps above; shape (8, 2 * points - 1)."""
+    d = points - 1 - np.arange(2 * points - 1)
+    return np.concatenate([_sinc(d), _sinc(d + 1)])
+
+
+def _sinc(d: IntArray) -> FloatArray:
+    """Of sinc functions, so many steps above their points: ``1/2 + Si(pi d) / pi``, 1 at d = 0, ``(-1)**d / d`` and ``-2 (-1)**d / d**2`` (``-pi**2 / 3`` at d = 0); shape (4, …)."""
+    nodes, weights = np.polynomial.legendre.leggauss(20)
+    steps = np.arange(np.abs(d).max())
+    halves = (np.sinc(steps[:, None] + 0.5 + 0.5 * nodes) @ weights) * 0.5  # of sinc over each step
+    up_to = np.concatenate([[0.5], 0.5 + np.cumsum(halves)])
     far = np.where(d == 0, 1, d)
     sign = np.where(d % 2 == 0, 1.0, -1.0)
     parts = [
@@ -306,14 +352,7 @@ def _to_table(points: int) -> FloatArray:
         np.where(d == 0, 0.0, sign / far),
         np.where(d == 0, -(math.pi**2) / 3.0, -2.0 * sign / far**2),
     ]
-    return np.stack(parts, axis=2).reshape(points, 4 * points)
-
-
-@cache
-def _pairs(points: int) -> FloatArray:
-    """The same of a point and the next one side by side, shape (point - 1, 8, point)."""
-    table = _to_table(points).T.reshape(points, 4, points)
-    return np.concatenate([table[:-1], table[1:]], axis=1)
+    return np.stack(parts)
 
 
 def _to_polynomial() -> FloatArray:
@@ -356,16 +395,16 @@ def peak_of(arm: Arm) -> tuple[FloatArray, FloatArray]:
     return arm.mean, arm.se
 
 
-def log_likelihood(arm: Arm, share: FloatArray) -> FloatArray:
-    """Log likelihood, less its peak, where the mean is ``1 + share`` times its estimate; shape (row, point)."""
-    if isinstance(arm, Binomial):
-        odds = arm.successes / arm.failures
-        left = np.maximum(1.0 - odds[:, None] * share, _LEAST)
-        return arm.successes[:, None] * np.log1p(share) + arm.failures[:, None] * np.log(left)
+def log_likelihood(arm: Arm, share: FloatArray, log: FloatArray | None) -> FloatArray:
+    """Log likelihood, less its peak, where the mean is ``1 + share`` times its estimate, and `log` the logarithm of that if it is known; shape (row, point)."""
+    if isinstance(arm, NormalMean):
+        return -0.5 * (share * (arm.mean / arm.se)[:, None]) ** 2
+    log = np.log1p(share) if log is None else log
     if isinstance(arm, Poisson):
-        return arm.total[:, None] * (np.log1p(share) - share)
-    assert isinstance(arm, NormalMean)  # noqa: S101
-    return -0.5 * (share * (arm.mean / arm.se)[:, None]) ** 2
+        return arm.total[:, None] * (log - share)
+    assert isinstance(arm, Binomial)  # noqa: S101 - no other arm is served
+    left = np.maximum(1.0 - (arm.successes / arm.failures)[:, None] * share, _LEAST)
+    return arm.successes[:, None] * log + arm.failures[:, None] * np.log(left)
 
 
 def _correlated(
@@ -417,12 +456,48 @@ def _summed(
     return Samples(start, step, density), _place(control, treatment, log_scale=log_scale)
 
 
+def _of_means(control: NormalMean, treatment: NormalMean) -> Iterator[tuple[IntArray, Samples]]:
+    """Some rows at a time with the density of the log ratio of two Normal means less that of their estimates, before a prior on it, on no more points than it needs."""
+    error_c, error_t = (arm.se / arm.mean for arm in (control, treatment))
+    lost_c, lost_t = 2.0 * _DROP * error_c**2, 2.0 * _DROP * error_t**2
+    reach = np.sqrt(lost_c + lost_t - lost_c * lost_t)
+    low, high = (np.log1p((lost_c + side) / (1.0 - lost_c)) for side in (-reach, reach))  # where it has vanished
+    few, more = _MEANS_POINTS
+    lean = high - low > (few - 1) * _COARSEST * np.hypot(error_c, error_t)
+    for points, chosen in ((few, ~lean), (more, lean)):
+        for some in chunks(np.flatnonzero(chosen), _CHUNK):
+            start, step = low[some], (high - low)[some] / (points - 1)
+            x = start[:, None] + step[:, None] * np.arange(points)
+            yield some, Samples(start, step, _ratio_of_means(control.take(some), treatment.take(some), x))
+
+
+def _ratio_of_means(control: NormalMean, treatment: NormalMean, x: FloatArray) -> FloatArray:
+    """That density at x, up to a constant, shape (row, point); the control's mean is integrated out [1]_.
+
+    References
+    ----------
+    .. [1] Hinkley (1969), On the ratio of two correlated normal random variables.
+    """
+    share = np.expm1(x)
+    error_c, error_t = ((arm.se / arm.mean)[:, None] for arm in (control, treatment))
+    variance = ((1.0 + share) * error_c) ** 2 + error_t**2
+    out: FloatArray = np.exp(-0.5 * share * share / variance) / np.sqrt(variance)
+    return out
+
+
 def _density(arm: Arm, at: FloatArray, own: float, *, log_scale: bool) -> FloatArray:
     """Of the logarithm of an arm's mean, or of the mean, `at` so far from its estimate; `own` is 1 where the measure is that of the mean, 0 where it is that of its logarithm."""
-    share = np.expm1(np.minimum(at, _MOST)) if log_scale else at / peak_of(arm)[0][:, None]
-    share = np.maximum(share, _NOTHING - 1.0)
-    tilt = own if log_scale else own - 1.0  # a density of the mean is that of its logarithm over it
-    out: FloatArray = np.exp(log_likelihood(arm, share) + (tilt * np.log1p(share) if tilt else 0.0))
+    if log_scale:
+        log = np.minimum(at, _MOST)
+        log_density = log_likelihood(arm, np.expm1(log), log)
+        if own:
+            log_density += log
+    else:
+        share = np.maximum(at / peak_of(arm)[0][:, None], _NOTHING - 1.0)
+        log_density = log_likelihood(arm, share, None)
+        if not own:  # a density of the mean is that of its logarithm over it
+            log_density -= np.log1p(share)
+    out: FloatArray = np.exp(log_density)
     return out
 
 
@@ -454,6 +529,11 @@ def _standing(
     rows = np.flatnonzero(left & (size >= LEAST_COUNT))
     rows = rows[np.argsort(size[rows], kind="stable")]  # neighbours go the same ways
     if not len(rows):
+        return
+    if log_scale and not flat and isinstance(control, NormalMean) and isinstance(treatment, NormalMean):
+        means = control.take(rows), treatment.take(rows)
+        place = _place(*means, log_scale=True)
+        yield from ((rows[some], these, place[some]) for some, these in _of_means(*means))
         return
     arms = control.take(rows), treatment.take(rows)
     ends = [_ends(arm, log_scale=log_scale) for arm in arms]
@@ -493,7 +573,7 @@ def curves(
     flat = prior.family == "flat"
     for rows, these, place in _standing(control, treatment, left, log_scale=log_scale, flat=flat):
         if flat:
-            yield rows, Curve.of(these, Scale(place))
+            yield rows, Curve.of(these, Scale(place), log_scale=log_scale)
             continue
         bend = _bend_of(prior)
         even = these.step < _EVEN * bend
@@ -501,22 +581,35 @@ def curves(
             if not len(some):
                 continue
             own = these.take(some), place[some], prior
-            made, scale, ok = _on_the_same_points(*own) if bent is None else _on_bent_points(*own, bent)
+            if bent is None:
+                made, scale, ok = _on_the_same_points(*own)
+            else:
+                arms = control.take(rows[some]), treatment.take(rows[some])
+                made, scale, ok = _on_bent_points(*own, bent, _between(*arms, own[0]))
             good = np.flatnonzero(ok)
             if len(good):
-                yield rows[some[good]], Curve.of(made.take(good), scale.take(good))
+                yield rows[some[good]], Curve.of(made.take(good), scale.take(good), log_scale=log_scale)
+
+
+def _between(control: Arm, treatment: Arm, these: Samples) -> Callable[[FloatArray], FloatArray]:
+    """The density of `these` between its points."""
+    if isinstance(control, NormalMean) and isinstance(treatment, NormalMean):
+        return partial(_ratio_of_means, control, treatment)
+    return Integral.of(these).slope
 
 
 def _on_the_same_points(these: Samples, place: FloatArray, prior: Prior) -> tuple[Samples, Scale, BoolArray]:
     """The density of the log ratio under a prior that hardly bends from point to point; and the rows in which the data leave something of what the prior expects."""
-    expected = np.exp(prior.log_density(place[:, None] + these.v))
+    expected = prior.density(place[:, None] + these.v)
     density = these.density * expected
     ok: BoolArray = density.sum(axis=1) > _FINEST * these.density.max(axis=1) * expected.sum(axis=1)
     return Samples(these.start, these.step, density), Scale(place), ok
 
 
-def _on_bent_points(these: Samples, place: FloatArray, prior: Prior, bend: float) -> tuple[Samples, Scale, BoolArray]:
-    """The same on points that lie closer together where the prior bends."""
+def _on_bent_points(
+    these: Samples, place: FloatArray, prior: Prior, bend: float, between: Callable[[FloatArray], FloatArray]
+) -> tuple[Samples, Scale, BoolArray]:
+    """The same on points that lie closer together where the prior bends; `between` says what the density of `these` is there."""
     first, last = _stretch(these.density, _VANISHED)
     scale = Scale(place, np.full(len(place), bend))
     ends = [np.arcsinh((place + these.start + these.step * end) / bend) for end in (first, last)]
@@ -524,8 +617,8 @@ def _on_bent_points(these: Samples, place: FloatArray, prior: Prior, bend: float
     step = (ends[1] - ends[0]) / (points - 1)
     v = ends[0][:, None] + step[:, None] * np.arange(points)
     lam = scale.of(v)
-    likelihood = np.maximum(Integral.of(these).slope(lam - place[:, None]), 0.0)
-    expected = np.exp(prior.log_density(lam)) * scale.stretch(lam)[0]
+    likelihood = np.maximum(between(lam - place[:, None]), 0.0)
+    expected = prior.density(lam) * scale.stretch(lam)[0]
     density = likelihood * expected
     # where the data lie, the points must still be close enough for what the data say
     middle, spread = these.normalised().mean_sd()
@@ -550,7 +643,7 @@ def effects(curve: Curve, cuts: FloatArray, *, log_scale: bool, chart: bool) -> 
         Unit of the effect.
     """
     these, scale = curve.these, curve.scale
-    effect = np.expm1(curve.x) if log_scale else curve.x
+    effect = curve.effect
     mean = these.integrate(effect)
     cuts = np.broadcast_to(cuts, (len(mean), cuts.shape[-1]))
     real = cuts > -1.0 if log_scale else np.ones_like(cuts, dtype=np.bool_)
@@ -589,7 +682,7 @@ def _interval(curve: Curve, *, log_scale: bool) -> tuple[FloatArray, FloatArray]
     ends = curve.mean[:, None] + curve.sd[:, None] * np.array([-_HALF, _HALF])
     ends, done = even_ends(curve, look, ends, curve.sd, small=_SMALL, steps=_STEPS)
     low, high = curve.scale.of(ends).T
-    slow = np.flatnonzero(~(done & is_single(curve, log_scale=log_scale)))
+    slow = np.flatnonzero(~(done & curve.single))
     if len(slow):
         low[slow], high[slow] = shortest_interval(curve.take(slow), log_scale=log_scale)
     return low, high
@@ -648,16 +741,3 @@ def _is_interval(mass: FloatArray, height: FloatArray, rise: FloatArray) -> Bool
     even = np.abs(height[:, 1] - height[:, 0]) < _LEVEL
     out: BoolArray = holds & even & (rise[:, 0] > 0) & (rise[:, 1] < 0)
     return out
-
-
-def is_single(curve: Curve, *, log_scale: bool) -> BoolArray:
-    """Whether the density of the effect has one peak, shape (row,)."""
-    height = curve.these.density / curve.scale.stretch(curve.x)[0]
-    if log_scale:
-        height = height * np.exp(-curve.x)
-    rises = height[:, 1:] > height[:, :-1]
-    high = height > 1e-7 * height.max(axis=1, keepdims=True)
-    matters = high[:, 1:] | high[:, :-1]
-    turns = (matters[:, 1:] & matters[:, :-1] & ~rises[:, :-1] & rises[:, 1:]).any(axis=1)
-    single: BoolArray = ~turns
-    return single
