@@ -1,11 +1,17 @@
-"""Error rates of the default policy before launch: how often it ships, closes and holds; against other rules; and what its simulation costs."""
+"""Error rates of the default policy before launch: how often it ships, closes and holds; against other rules; on past experiments; and what its simulation costs.
+
+The past experiments lie in the folder that EXPNB_DATA names, as `asos/asos_experiments.parquet`; without them their figures are left out.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +24,8 @@ from expnb.decisions.precedence import code
 from expnb.decisions.rules import was_judged
 from expnb.planning.baseline import Baseline
 from expnb.planning.belief import Belief
-from expnb.planning.rollouts import Look, Run, judged_metrics, roll_out
+from expnb.planning.judging import judged_metrics
+from expnb.planning.rollouts import Draws, Look, Run, roll_out
 from expnb.planning.simulate import simulate_policy
 from expnb.posterior.priors.learn import learn_prior
 from expnb.spec.flag import FlagRef, FlagState
@@ -26,8 +33,12 @@ from expnb.spec.policy import ConcludeFlat, Ship
 from expnb.spec.prior import HARM_PRIOR
 from expnb.stats.cells import Cells, MetricCells
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Floats = NDArray[np.float64]
 
+ASOS = Path(os.environ.get("EXPNB_DATA", "")) / "asos" / "asos_experiments.parquet"
 START = date(2026, 1, 1)
 RATE, DAYS, MARGIN, ROPE = 0.1, 28, 0.02, 0.005
 # Units per day and arm; the ladder starts where a hundred of them per arm come in within two days.
@@ -46,22 +57,30 @@ FALSE = 0.01  # roll backs of harmless ramps, at most
 def figures() -> Iterator[Figure]:
     """All figures."""
     yield from _harmless()
+    yield from _several()
     yield from _cost()
     yield from _agreement()
     yield from _power()
     yield from _harm_rules()
     yield from _worlds()
+    yield from _past()
 
 
-def experiment(guardrails: int, ladder: tuple[float, ...], **policy: object) -> xb.Experiment:
-    """One goal and some guardrails, conversions of 10 %."""
-    metrics = [xb.Metric(name="goal", kind="conversion", role="goal", rope=ROPE)]
+def experiment(
+    guardrails: int, ladder: tuple[float, ...], *, goals: int = 1, treatments: int = 1, **policy: object
+) -> xb.Experiment:
+    """Goals and guardrails, conversions of 10 %, under arms of equal weight."""
+    metrics = [
+        xb.Metric(name=f"goal_{number}" if number else "goal", kind="conversion", role="goal", rope=ROPE)
+        for number in range(goals)
+    ]
     metrics += [
         xb.Metric(name=f"guardrail_{number}", kind="conversion", role="guardrail", margin=MARGIN)
         for number in range(guardrails)
     ]
+    arms = ["old", "new", *(f"new_{number}" for number in range(1, treatments))]
     return xb.Experiment(
-        name="e", hypothesis="h", owner="o", flag="f", unit="user", variant="arm", control="old", weights={"old": 50.0, "new": 50.0},
+        name="e", hypothesis="h", owner="o", flag="f", unit="user", variant="arm", control="old", weights=dict.fromkeys(arms, 50.0),
         start=START, end=START + timedelta(days=DAYS), metrics=tuple(metrics), policy=xb.Policy(ladder=ladder, **policy),  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -95,6 +114,50 @@ def _harmless() -> Iterator[Figure]:
         )
 
 
+def _several() -> Iterator[Figure]:
+    """Several goals, several treatments."""
+    units = 10_000
+    cases = {
+        "one_goal": experiment(2, LADDERS[units]),
+        "two_goals_any": experiment(2, LADDERS[units], goals=2, goal_rule="any"),
+        "two_goals_all": experiment(2, LADDERS[units], goals=2, goal_rule="all"),
+        "three_arms": experiment(2, LADDERS[units], treatments=2),
+    }
+    harm, lift = -10 * MARGIN, 0.05
+    for name, asked in cases.items():
+        arms = len(asked.variants)
+        lifts: list[object] = [{"goal": lift}]
+        if arms > 2:
+            lifts.append({"new": {"guardrail_0": harm}, "new_1": lift})
+        rows = simulate_policy(
+            asked,
+            baseline=RATE,
+            effects=({}, *lifts),  # type: ignore[arg-type]
+            traffic=arms * units,
+            rollouts=NULL_ROLLOUTS // 2,
+            seed=1,
+        ).rows
+        where = f"{NULL_ROLLOUTS // 2:,} rollouts of {DAYS} daily looks, {units:,} units per day and arm at 100 %, 2 guardrails"
+        for what, value in (("ship", rows[0].ship), ("roll_back", rows[0].roll_back)):
+            yield Figure(f"policy_several_aa_{what}_{name}", 100 * value, "percent", f"1; no effect, {where}")
+        yield Figure(
+            f"policy_several_lift_ship_{name}",
+            rows[1].ship,
+            "share",
+            f"1; {100 * lift:g} % on the first goal, under all treatments; {where}",
+        )
+        if arms > 2:
+            mixed = (
+                f"one treatment harms a guardrail by 10 margins, the other lifts the goal by {100 * lift:g} %; {where}"
+            )
+            yield Figure("policy_several_aa_dropped", 100 * rows[0].dropped, "percent", f"1; no effect, {where}")
+            yield Figure("policy_several_dropped_harmed_arm", rows[2].dropped, "share", f"1; {mixed}")
+            yield Figure("policy_several_ship_other_arm", rows[2].ship, "share", f"1; {mixed}")
+            yield Figure(
+                "policy_several_harmed_units", rows[2].harmed, "units", f"that met the harm, on average; {mixed}"
+            )
+
+
 # --- cost and agreement -------------------------------------------------------------------------
 
 
@@ -113,7 +176,7 @@ def _cost() -> Iterator[Figure]:
         "seconds",
         "5; wall after imports, 28 days x 3 metrics, no effect, median of 3",
     )
-    run = Run(asked, np.zeros((1, 1, 3)), baselines(asked), 20_000, [1])
+    run = Run(asked, Draws(asked, np.zeros((1, 1, 3)), baselines(asked), 20_000, [1]))
     looks = list(run.looks(DAYS))
     begin = time.perf_counter()
     for look in looks:
@@ -133,7 +196,7 @@ def _agreement() -> Iterator[Figure]:
     for goal, guardrail, units in worlds:
         one = experiment(2, LADDERS[units])
         truth = np.broadcast_to(np.array([goal, guardrail, 0.0]), (25, 1, 3))
-        run = Run(one, truth, baselines(one), 2 * units, [units])
+        run = Run(one, Draws(one, truth, baselines(one), 2 * units, [units]))
         judged: dict[int, Decision] = {}
         for look in run.looks(DAYS):
             for place, row in enumerate(look.rows.tolist()):
@@ -210,9 +273,8 @@ def paths(units: int, truth: tuple[float, ...], rollouts: int, seed: int) -> Pat
     out = Paths(np.zeros(shape), np.full(shape, 1e3), np.zeros(shape[:2]), np.zeros(shape[:2], dtype=np.bool_))
     for start in range(0, rollouts, 4_000):
         some = min(4_000, rollouts - start)
-        run = Run(
-            asked, np.broadcast_to(np.array(truth), (some, 1, len(truth))), baselines(asked), 2 * units, [seed, start]
-        )
+        truths = np.broadcast_to(np.array(truth), (some, 1, len(truth)))
+        run = Run(asked, Draws(asked, truths, baselines(asked), 2 * units, [seed, start]))
         for look in run.looks(DAYS):
             rows, day = start + look.rows, look.day - 1
             hits, n = look.sums + 0.5, look.units[:, None, :] + 1.0
@@ -425,6 +487,65 @@ def _until(these: Paths, fired: NDArray[np.bool_]) -> Floats:
     day = np.where(any_metric.any(axis=1), any_metric.argmax(axis=1), DAYS - 1)
     treated: Floats = these.treated[np.arange(len(day)), day]
     return treated
+
+
+# --- past experiments ---------------------------------------------------------------------------
+
+# ``P(improvement) >= 0.95 ships at any look``, as many dashboards read.
+ANY_LOOK = xb.Policy(
+    ladder=(100,), min_days=0, min_units=0, harm_alpha=1e-12, ship=Ship(p_above_rope=0.95, expected_loss=1)
+)
+
+
+def asos_checkpoints(path: Path) -> pd.DataFrame:
+    """Every arm and metric of the ASOS experiments as an experiment of its own, in the form that `replay_policy` takes."""
+    import pandas as pd
+
+    frame = pd.read_parquet(path)
+    names = frame.experiment_id + "/" + frame.variant_id.astype(str) + "/m" + frame.metric_id.astype(str)
+    sides = [
+        pd.DataFrame(
+            {
+                "experiment": names,
+                "variant": variant,
+                "kind": np.where(frame.metric_id == 1, "conversion", "mean"),
+                "time": frame.time_since_start,
+                "n": frame[f"count_{side}"],
+                "mean": frame[f"mean_{side}"],
+                "variance": frame[f"variance_{side}"],
+            }
+        )
+        for variant, side in (("control", "c"), ("treatment", "t"))
+    ]
+    return pd.concat(sides, ignore_index=True)
+
+
+def _past() -> Iterator[Figure]:
+    if not ASOS.is_file():
+        print("left out: EXPNB_DATA names no folder with the ASOS experiments", flush=True)
+        return
+    frame = asos_checkpoints(ASOS)
+    for name, words, found in (
+        ("default", "default policy, rope 0.5 %", xb.replay_policy(xb.Policy(), frame, rope=ROPE)),
+        (
+            "any_look",
+            "P(improvement) >= 0.95 without a prior ships at any look",
+            xb.replay_policy(ANY_LOOK, frame, rope=0.0, prior="flat"),
+        ),
+    ):
+        where = f"{words}; {len(found.runs)} streams of ASOS experiments, {len(found.checkpoints):,} checkpoints"
+        for what in ("ship", "roll_back", "conclude_flat", "hold"):
+            yield Figure(f"policy_asos_{what}_{name}", found.share(what), "share", where)  # type: ignore[arg-type]
+        for what, value in (
+            ("flipped", found.flipped),
+            ("shipped_worse", found.shipped_worse),
+        ):
+            yield Figure(f"policy_asos_{what}_{name}", value or 0.0, "share", f"0; {where}")
+        yield Figure(f"policy_asos_days_to_ship_{name}", found.days_to("ship") or np.nan, "days", f"median, {where}")
+        for what, value in (("regret", found.regret), ("regret_of_shipping", found.regret_of_shipping)):
+            yield Figure(
+                f"policy_asos_{what}_{name}", 100 * (value or 0.0), "percent", f"0; of the metric, on average, {where}"
+            )
 
 
 # --- stated against true ------------------------------------------------------------------------

@@ -193,5 +193,5 @@ def test_naming_a_prior_after_the_registration_is_shown(unregistered, players):
     path.write_text(path.read_text().replace("[policy]", "[prior]\nscale = 0.1\n[policy]"))
     exp = unregistered.experiment("gate_again")
     decision = unregistered.decide(exp, xb.fit(exp, xb.load_cohort(exp, players)))
-    assert any("specification changed after it was registered" in note for note in decision.notes)
+    assert any("specification changed after it was registered on" in note for note in decision.notes)
     assert decision.prior == "student_t(4, 0, 0.1)"

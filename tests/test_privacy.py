@@ -149,7 +149,8 @@ def test_a_small_segment_is_in_no_output(demo, players):
     decision = demo.decide(exp, posterior)
     shown = [repr(posterior), posterior._repr_html_(), posterior.summary().to_csv(), repr(decision)]
     assert not [text for text in shown if "Tuvalu" in text]
-    assert not leaks(demo.root, "Tuvalu")
+    # The cells of a look stay on the machine, as cached cells do: it is replayed from them.
+    assert leaks(demo.root, "Tuvalu") == [str(path.relative_to(demo.root)) for path in demo.looks_folder.rglob("*.*")]
 
 
 # --- credentials ------------------------------------------------------------------------------------

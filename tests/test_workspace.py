@@ -25,7 +25,10 @@ def decided(ws, name):
 
 
 def with_roles(ws, actor="ana", roles=None, need=0):
-    """The workspace under another name, with roles and approvals."""
+    """The workspace under another name, with roles and approvals; somebody agreed to what was registered after its data."""
+    if need and not ws.ledger.entries(kind="agreed"):
+        for name in ws.experiments:
+            replace(ws, actor="carl").agree(ws.experiment(name))
     table = ws.config.environments["production"]
     approvals = (ApprovalRule(above_treated=5, need=need),) if need else ()
     config = replace(ws.config, environments={"production": replace(table, roles=roles or {}, approvals=approvals)})
@@ -105,7 +108,10 @@ def test_a_changed_specification_is_shown(demo):
     path = demo.root / "experiments" / "gate_position.toml"
     path.write_text(path.read_text().replace("rope = 0.005", "rope = 0.006"))
     _, decision = decided(demo, "gate_position")
-    assert "The specification changed after it was registered on 2017-02-20." in decision.notes
+    assert (
+        "The specification changed after it was registered on 2017-02-20: metric 'retention_7': rope went from 0.005 to 0.006. metric 'retention_7': margin went from 0.005 to 0.006."
+        in decision.notes
+    )
 
 
 def test_the_same_specification_is_registered_once(demo):
@@ -242,7 +248,7 @@ def test_forgetting_deletes_the_caches_of_one_experiment_and_is_recorded(demo, k
     assert len([file for file in kept() if "email_campaign" in file]) == 6
     entry = demo.ledger.entries(kind="forgotten")[-1]
     assert entry.body == {
-        "experiment": "gate_position", "actor": demo.actor, "older_than_days": None, "cells": 2, "posterior": 2, "reports": 0,
+        "experiment": "gate_position", "actor": demo.actor, "older_than_days": None, "cells": 2, "posterior": 2, "looks": 0, "reports": 0,
     }  # fmt: skip
     assert demo.ledger.verify().entries == entries + 1
     assert demo.forget("gate_position") == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -134,6 +135,59 @@ def _baselines(given: list[str]) -> dict[str, float | tuple[float, float]]:
 
 
 @app.command()
+def plan(
+    name: Name,
+    workspace: Folder = HERE,
+    environment: Where = None,
+    *,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=0.1 of a share, NAME=MEAN,SD of other metrics; that of the experiment's own data when left out."
+        ),
+    ] = None,
+    units_per_day: Annotated[
+        float | None, typer.Option(help="Eligible units per day; the experiment's traffic when left out.")
+    ] = None,
+    days: Annotated[int, typer.Option(help="Daily looks at most.")] = 56,
+    as_json: AsJson = False,
+) -> None:
+    """Say before the data how likely the policy has acted by each day, which effects it can find, and which margins can be shown."""
+    from expnb.planning.design import plan_experiment  # noqa: PLC0415 - each command loads what it needs
+
+    opened = _open(workspace, environment)
+    experiment = opened.experiment(name)
+    given = _baselines(baseline) if baseline else opened.load(experiment).cells
+    found = plan_experiment(experiment, baseline=given, daily_units=units_per_day, days=days)
+    typer.echo(_json(found) if as_json else str(found))
+
+
+@app.command()
+def backlog(
+    file: Annotated[
+        Path, typer.Argument(help="CSV of proposals: name, metric, mean, reach, and more (docs/planning.md).")
+    ],
+    workspace: Folder = HERE,
+    environment: Where = None,
+    *,
+    days: Annotated[float, typer.Option(help="That each proposal runs, unless it says weeks.")] = 28,
+    months: Annotated[float, typer.Option(help="In which what ships is counted.")] = 12,
+    as_json: AsJson = False,
+) -> None:
+    """Rank proposed experiments by what they are expected to bring, with the priors of this workspace."""
+    from expnb.planning.backlog import prioritise, read_proposals  # noqa: PLC0415 - each command loads what it needs
+    from expnb.posterior.priors.past import learnt_or_default  # noqa: PLC0415
+
+    effects = _open(workspace, environment).past_effects()
+    given = [
+        replace(one, prior=learnt_or_default(effects, one.metric, "conversion" if one.sd is None else "mean"))
+        for one in read_proposals(file)
+    ]
+    found = prioritise(given, days=days, months=months)
+    typer.echo(_json(found) if as_json else str(found))
+
+
+@app.command()
 def metrics(
     name: Annotated[str, typer.Argument(help="Name of a metric; all of them when left out.")] = "",
     workspace: Folder = HERE,
@@ -171,7 +225,7 @@ def forget(
     ] = None,
     reports: Annotated[bool, typer.Option("--reports", help="Delete the reports too.")] = False,
 ) -> None:
-    """Delete cached cells and posteriors of an experiment, and its reports on request; the ledger stays."""
+    """Delete cached cells and posteriors of an experiment and the cells of its looks, and its reports on request; the ledger stays."""
     if bool(name) == everything:
         raise ParameterError(
             "say what to forget: the name of one experiment, or --all. Write `expnb forget NAME` or `expnb forget --all`."
@@ -188,13 +242,24 @@ def forget(
 
 
 @app.command()
-def register(name: Name, workspace: Folder = HERE, environment: Where = None, actor: Who = None) -> None:
-    """Write the hash of an experiment to the ledger: agreed, at this time."""
+def register(
+    name: Name,
+    workspace: Folder = HERE,
+    environment: Where = None,
+    actor: Who = None,
+    *,
+    reason: Annotated[str, typer.Option(help="Why, where something is loosened after the first look.")] = "",
+) -> None:
+    """Write an experiment to the ledger: agreed, at this time."""
     opened = _open(workspace, environment, actor)
-    entry = opened.register(opened.experiment(name))
+    entry = opened.register(opened.experiment(name), reason=reason)
     typer.echo(
         f"registered {name} as {entry.body['spec_hash']} on {entry.happened_at:%Y-%m-%d %H:%M} UTC (ledger entry {entry.seq})"
     )
+    if entry.body.get("loosened"):
+        typer.echo(
+            f"This loosens it after the first look: somebody else has to write `expnb approve {name} --specification`."
+        )
 
 
 @app.command()
@@ -321,15 +386,20 @@ def request(
     actor: Who = None,
     *,
     restore: Annotated[bool, typer.Option("--restore", help="The state before the last push, not a decision.")] = False,
+    start: Annotated[bool, typer.Option("--start", help="The first rung, on which there are no data yet.")] = False,
     source: Source = "",
     engine: Engine = "exact",
     seed: Seed = 20,
 ) -> None:
     """Decide, and ask others to agree to the plan."""
+    if restore and start:
+        raise ParameterError("--restore and --start are two plans. Write one of them.")
     opened = _open(workspace, environment, actor)
     experiment = opened.experiment(name)
     if restore:
         plan = opened.plan_restore(opened.last_receipt(experiment))
+    elif start:
+        plan = opened.start(experiment)
     else:
         plan = opened.plan(_decide(opened, experiment, source, engine, seed))
     opened.request(plan)
@@ -340,9 +410,22 @@ def request(
 
 
 @app.command()
-def approve(name: Name, workspace: Folder = HERE, environment: Where = None, actor: Who = None) -> None:
-    """Agree to the newest plan that somebody else requested."""
+def approve(
+    name: Name,
+    workspace: Folder = HERE,
+    environment: Where = None,
+    actor: Who = None,
+    *,
+    specification: Annotated[
+        bool, typer.Option("--specification", help="What was registered late, or loosened after the first look.")
+    ] = False,
+) -> None:
+    """Agree to the newest plan that somebody else requested, or to a specification."""
     opened = _open(workspace, environment, actor)
+    if specification:
+        agreed = opened.agree(opened.experiment(name))
+        typer.echo(f"agreed to {name} as {agreed.body['spec_hash']} (ledger entry {agreed.seq})")
+        return
     plan = _requested(opened, name)
     opened.approve(plan)
     typer.echo(
@@ -383,6 +466,52 @@ def kill(name: Name, workspace: Folder = HERE, environment: Where = None, actor:
     """Close the gate and disable the flag, at once, whatever else is broken."""
     opened = _open(workspace, environment, actor)
     typer.echo(str(opened.kill(name)))
+
+
+@app.command()
+def replay(
+    name: Name,
+    workspace: Folder = HERE,
+    environment: Where = None,
+    *,
+    decision: Annotated[
+        int | None,
+        typer.Option(help="Ledger entry of a decision; the one behind the last change of the flag when left out."),
+    ] = None,
+    from_source: Annotated[
+        bool, typer.Option("--from-source", help="Read the source again, up to the days that were known then.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take a past decision again from its kept cells; exit code 0 if it is the same, 1 if not."""
+    from expnb.history.replay import find_decision  # noqa: PLC0415 - each command loads what it needs
+    from expnb.history.replay import replay as replay_decision  # noqa: PLC0415
+
+    opened = _open(workspace, environment)
+    replayed = replay_decision(find_decision(opened, name, decision), workspace=opened, from_source=from_source)
+    typer.echo(_json({"same": replayed.same, "replay": replayed}) if as_json else str(replayed))
+    raise typer.Exit(0 if replayed.same else FAILURE)
+
+
+@app.command()
+def review(name: Name, workspace: Folder = HERE, environment: Where = None, *, as_json: AsJson = False) -> None:
+    """Show what changed since the last look: new and restated data (counts only), edits, the flag, open requests."""
+    from expnb.history.review import review as review_changes  # noqa: PLC0415 - each command loads what it needs
+
+    changed = review_changes(name, _open(workspace, environment))
+    typer.echo(_json(changed) if as_json else str(changed))
+
+
+@app.command()
+def incident(name: Name, workspace: Folder = HERE, environment: Where = None, *, as_json: AsJson = False) -> None:
+    """Write what happened when a treatment was last taken back: timeline, users harmed, delays, who did what."""
+    from expnb.history.incident import incident as last_incident  # noqa: PLC0415 - each command loads what it needs
+
+    opened = _open(workspace, environment)
+    told = last_incident(name, opened)
+    typer.echo(_json(told) if as_json else str(told))
+    if told.began_at is not None and not as_json:
+        typer.echo(f"\npage: {told.write(opened.root / 'decisions')}")
 
 
 @ledger_app.command("verify")

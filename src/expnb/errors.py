@@ -346,6 +346,10 @@ class LedgerBrokenError(LedgerError):
         return f"ledger entry {self.seq}: {self.problem}"
 
 
+class ReplayError(ExpnbError, LookupError):
+    """A past decision cannot be recomputed: it is not recorded, or its cells are gone."""
+
+
 # --- reports ---------------------------------------------------------------------------------
 
 

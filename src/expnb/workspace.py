@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
-from zoneinfo import ZoneInfo
+from typing import TYPE_CHECKING, cast
 
+from expnb.cohorts.looks import keep_look
 from expnb.decisions.decide import decide
 from expnb.decisions.decision import Decision
 from expnb.decisions.evidence import check_evidence
@@ -32,8 +32,10 @@ from expnb.errors import (
 from expnb.flags.base import FlagBackend, Receipt
 from expnb.flags.connect import connect
 from expnb.flags.split import check_split, serve_sample
+from expnb.ledger.agreement import Agreement, agreement, loosened_since, to_agree
 from expnb.ledger.approvals import approvals_needed, approvers, check_approvals, check_approver, check_role
 from expnb.ledger.ledger import Entry, EntryKind, Ledger
+from expnb.ledger.recorded import recorded as _recorded
 from expnb.posterior.posterior import Posterior
 from expnb.posterior.priors.learn import LEAST
 from expnb.posterior.priors.past import frame, learnt_or_default, records, with_priors
@@ -42,6 +44,7 @@ from expnb.spec.catalogue import Catalogue, CatalogueRow, Registered, new_versio
 from expnb.spec.experiment import Experiment
 from expnb.spec.flag import FlagRef, FlagSpec, FlagState
 from expnb.spec.metric import Metric
+from expnb.spec.policy import Policy
 from expnb.spec.prior import Prior
 from expnb.spec.read import MetricDefinition, parse, read_catalogue, read_experiment, read_toml
 from expnb.spec.workspace_file import Environment, WorkspaceFile
@@ -52,12 +55,10 @@ if TYPE_CHECKING:
     from expnb.cohorts.cohort import Cohort
     from expnb.cohorts.warehouse import Warehouse
 
-T = TypeVar("T")
-
 CONFIG = "expnb.toml"
 IN_FLIGHT = timedelta(minutes=1)  # longer than any push may take
 REPORT = re.compile(r"(.+)-\d{4}-\d{2}-\d{2}-\d{6}\..+")  # files of reports, by experiment and time
-CACHES = ("cells", "posterior")  # folders under .expnb
+CACHES = ("cells", "posterior", "looks")  # folders under .expnb
 
 
 def utc_now() -> datetime:
@@ -121,22 +122,28 @@ class Forgotten:
 
     Parameters
     ----------
-    cells, posterior, reports : int
+    cells, posterior, looks, reports : int
         Files of each kind.
     """
 
     experiment: str
     cells: int = 0
     posterior: int = 0
+    looks: int = 0
     reports: int = 0
 
     @property
     def files(self) -> int:
         """Files of all kinds."""
-        return self.cells + self.posterior + self.reports
+        return self.cells + self.posterior + self.looks + self.reports
 
     def __str__(self) -> str:
-        kinds = {"cached cells": self.cells, "cached posteriors": self.posterior, "reports": self.reports}
+        kinds = {
+            "cached cells": self.cells,
+            "cached posteriors": self.posterior,
+            "cells of looks": self.looks,
+            "reports": self.reports,
+        }
         parts = [f"{count} file{'s' if count > 1 else ''} of {kind}" for kind, count in kinds.items() if count]
         return f"{self.experiment}: {', '.join(parts) or 'nothing'} removed"
 
@@ -180,7 +187,9 @@ class Workspace:
             raise NameNotFoundError("experiment", name, self.experiments)
         defaults = self.config.defaults
         path = self.root / "experiments" / f"{name}.toml"
-        experiment = read_experiment(path, catalogue=self.catalogue, guardrails=defaults.guardrails)
+        experiment = read_experiment(
+            path, catalogue=self.catalogue, guardrails=defaults.guardrails, policy=self._table.policy
+        )
         if experiment.name != name:
             raise SpecError(
                 f"experiments/{name}.toml holds the experiment {experiment.name!r}; file and experiment have one name. Rename one of them."
@@ -247,7 +256,7 @@ class Workspace:
             )
         return self.root / experiment.source
 
-    def load(self, experiment: Experiment | str, source: object = None) -> Cohort:
+    def load(self, experiment: Experiment | str, source: object = None, *, as_of: datetime | None = None) -> Cohort:
         """The cohort of an experiment of this workspace, by `load_cohort`.
 
         Paths in its file are taken relative to the workspace, and cells of files that did not change come from the cache.
@@ -258,6 +267,8 @@ class Workspace:
             Or its name.
         source : optional
             Data in place of the experiment's own.
+        as_of : datetime, optional
+            Up to when the data are complete, as in `load_cohort`.
         """
         from expnb.cohorts.cohort import load_cohort  # noqa: PLC0415 - 1 s, and many commands read no data
 
@@ -267,6 +278,7 @@ class Workspace:
             asked,
             self.source(asked) if own else source,
             events=self._events(asked),
+            as_of=as_of,
             cache=self.cells_folder if own else None,
         )
 
@@ -344,21 +356,59 @@ class Workspace:
         """Where cells are cached, a folder per experiment."""
         return self.root / ".expnb" / "cells"
 
-    def register(self, experiment: Experiment) -> Entry:
-        """Write the experiment's hash to the ledger: this was agreed, at this time. The same specification is registered once."""
-        last = self._last("registered", experiment.name)
+    @property
+    def looks_folder(self) -> Path:
+        """Where the cells of every look are kept, a folder per experiment; small cells are among them, so it stays on this machine."""
+        return self.root / ".expnb" / "looks"
+
+    def register(self, experiment: Experiment, *, reason: str = "") -> Entry:
+        """Write the experiment to the ledger: this was agreed, at this time. The same specification is registered once.
+
+        After the first look a registration is a change. One that loosens something needs a reason, and somebody else who agrees (`agree`) before exposure may rise again.
+
+        Raises
+        ------
+        SpecError
+            If it loosens something after the first look, without a reason.
+        """
+        entries = self._own(experiment.name)
+        last = next((entry for entry in reversed(entries) if entry.kind == "registered"), None)
         if last and last.body["spec_hash"] == experiment.spec_hash:
             return last
+        loosened = [edit.sentence for edit in loosened_since(experiment, entries)]
+        if loosened and not reason.strip():
+            raise SpecError(
+                f"this loosens {experiment.name!r} after its first look: {' '.join(loosened)} Say why, for the one who has to agree: reason=…, or `expnb register {experiment.name} --reason …`."
+            )
         return self._record(
             "registered",
             {
                 "experiment": experiment.name,
+                "environment": self.environment,
+                "actor": self.actor,
+                "reason": reason,
+                "loosened": loosened,
                 "spec_hash": experiment.spec_hash,
                 "policy_hash": experiment.policy_hash,
                 "metrics": to_register(experiment),
                 "priors": experiment.priors,
                 "spec": experiment,
             },
+        )
+
+    def agree(self, experiment: Experiment) -> Entry:
+        """Agree to the specification that somebody else registered late, or loosened after the first look.
+
+        Raises
+        ------
+        ApprovalError
+            If it is not registered as it stands, or this actor is its author, anonymous, or lacks the role.
+        """
+        self._allow("approve")
+        registered = to_agree(experiment, self._own(experiment.name), self.actor)
+        facts = {"registration": registered.seq, "spec_hash": experiment.spec_hash}
+        return self._record(
+            "agreed", {"experiment": experiment.name, "environment": self.environment, "actor": self.actor, **facts}
         )
 
     def forget(
@@ -438,21 +488,27 @@ class Workspace:
     def decide(self, experiment: Experiment, posterior: Posterior) -> Decision:
         """The decision of the policy; counts as a look, unless the data are those of an earlier one.
 
-        Writes the look and the decision to the ledger and `decisions/NAME/DATE.json` and `.md`.
+        Writes the look and the decision to the ledger and `decisions/NAME/DATE.json` and `.md`, and keeps the cells, so that `replay` can recompute it.
 
         Raises
         ------
         LedgerError
             If the look cannot be recorded: an unrecorded look would make peeking free.
+
+        Warns
+        -----
+        RuntimeWarning
+            If the cells cannot be kept; the decision stands.
         """
-        seen = [
-            str(entry.body["fingerprint"]) for entry in self.ledger.entries(kind="look", experiment=experiment.name)
-        ]
+        own = self._own(experiment.name)
+        seen = {entry.body["fingerprint"]: entry for entry in own if entry.kind == "look"}
         is_new = posterior.fingerprint not in seen
-        look = len(seen) + 1 if is_new else seen.index(posterior.fingerprint) + 1
+        look = _looks(own) + 1 if is_new else cast("int", seen[posterior.fingerprint].body["look"])
+        agreed = self._agreement(experiment, own, posterior)
         recorded = self._decisions(experiment.name)
         before = self._last_step(self.ref(experiment), recorded)
-        others = [one for _, one in reversed(recorded) if one.fingerprint != posterior.fingerprint]
+        others = [(key, one) for key, one in reversed(recorded) if one.fingerprint != posterior.fingerprint]
+        judged_hash, judged = next(((key, one) for key, one in others if was_judged(one)), ("", None))
         decision = decide(
             experiment,
             posterior,
@@ -460,9 +516,11 @@ class Workspace:
             looks=look,
             now=self.clock(),
             before=before.units if before else None,
-            judged=next((one for one in others if was_judged(one)), None),
+            judged=judged,
+            unagreed=agreed.missing,
         )
-        decision = replace(decision, notes=(*decision.notes, self._registration(experiment, posterior)))
+        outlook = _outlook(experiment, posterior, decision)
+        decision = replace(decision, notes=(*decision.notes, *agreed.notes), outlook=tuple(outlook))
         if is_new:
             facts = {
                 "fingerprint": posterior.fingerprint,
@@ -478,13 +536,63 @@ class Workspace:
         if not recorded or recorded[-1][0] != decision.evidence_hash:
             facts = {
                 "environment": self.environment,
+                "actor": self.actor,
                 "action": decision.action,
                 "evidence_hash": decision.evidence_hash,
                 "decision": decision,
+                "replay": {
+                    "spec": experiment,
+                    "prior": posterior.given_prior,
+                    "cells": self._keep(posterior),
+                    "before": before.units if before else None,
+                    "judged": judged_hash,
+                    "unagreed": agreed.missing,
+                },
             }
             self._record("decision", {"experiment": experiment.name, **facts})
         self._write(decision)
         return decision
+
+    def try_policy(self, experiment: Experiment, posterior: Posterior, policy: Policy) -> Decision:
+        """What another policy would decide on the same data; nothing follows from it.
+
+        Once these data were looked at, each policy that is tried counts as a look of its own: who may choose the threshold after seeing the data can choose the answer.
+        """
+        own = self._own(experiment.name)
+        tried = replace(experiment, policy=policy)
+        facts = {"fingerprint": posterior.fingerprint, "policy_hash": tried.policy_hash}
+        looked = [entry for entry in own if entry.kind == "look"]
+        known = [entry for entry in own if entry.kind == "view" and facts.items() <= entry.body.items()]
+        if looked and not known and tried.policy_hash != experiment.policy_hash:
+            self._record(
+                "view", {"experiment": experiment.name, "environment": self.environment, "actor": self.actor, **facts}
+            )
+        before = self._last_step(self.ref(experiment), self._decisions(experiment.name))
+        return decide(
+            tried,
+            posterior,
+            flag=self.flag(experiment),
+            looks=max(1, _looks(self._own(experiment.name))),
+            now=self.clock(),
+            before=before.units if before else None,
+        )
+
+    def start(self, experiment: Experiment) -> RampPlan:
+        """The plan for the first rung, on which there are no data yet; it needs the specification registered as it stands, and approvals as any plan.
+
+        Raises
+        ------
+        FlagError
+            If the flag was ever open in this environment, or the specification is not registered.
+        """
+        state = self.flag(experiment)
+        first = experiment.policy.percents[0]
+        reason = f"The first rung, {first:g} % enrolled: there are no data yet."
+        plan = plan_change(
+            "start", experiment, state, replace(state.exposure, enrolled=first), reason=reason, now=self.clock()
+        )
+        self._check_start(plan)
+        return plan
 
     def plan(self, decision: Decision, *, to: float | None = None) -> RampPlan:
         """The change of the flag that a decision asks for, or a smaller one (percent enrolled)."""
@@ -674,6 +782,8 @@ class Workspace:
             raise FlagError(
                 f"flag {plan.ref.flag!r} was killed; only `expnb restore` switches it on again. Nothing was pushed."
             )
+        elif plan.verb == "start":
+            self._check_start(plan)
         elif plan.raises_treated:
             self._check_evidence(plan)
         if plan.raises_treated:
@@ -683,6 +793,24 @@ class Workspace:
         """Whether the plan starts from a killed flag; one that was killed since is a conflict."""
         state = self.flags.read(plan.ref)
         return not state.enabled and state.version == plan.base_version
+
+    def _check_start(self, plan: RampPlan) -> None:
+        """The first rung of what was registered, on a flag that was never open."""
+        experiment = self.experiment(plan.experiment)
+        registered = next((entry for entry in reversed(self._own(experiment.name)) if entry.kind == "registered"), None)
+        if registered is None or registered.body["spec_hash"] != experiment.spec_hash:
+            raise FlagError(
+                f"the specification of {experiment.name!r} is not registered as it stands now; what is tested is agreed before anybody is exposed. Nothing was pushed. Register it: `expnb register {experiment.name}`."
+            )
+        opened = [_recorded(Receipt, body) for body in self._receipts(plan.ref)]
+        if plan.before.treated or any(receipt.after.exposure.treated for receipt in opened):
+            raise FlagError(
+                f"flag {plan.ref.flag!r} was open in {plan.ref.environment} before; the first rung is where nobody was exposed yet. Nothing was pushed. Decide on the data, or go back to an audited state: `expnb restore {experiment.name}`."
+            )
+        if (plan.after.enrolled, plan.policy_hash) != (experiment.policy.percents[0], experiment.policy_hash):
+            raise FlagError(
+                f"the plan ({plan.after}) is not the first rung of {experiment.name!r} as it stands now, {experiment.policy.percents[0]:g} %. Nothing was pushed. Plan again: ws.start(exp)."
+            )
 
     def _check_restore(self, plan: RampPlan) -> None:
         """Only a state that a receipt shows may come back."""
@@ -753,25 +881,18 @@ class Workspace:
             else:  # somebody moved the flag since: whether this push was there in between cannot be known
                 self._record("outcome", facts | {"applied": False if state.version == plan.base_version else None})
 
-    def _registration(self, experiment: Experiment, posterior: Posterior) -> str:
-        entry = self._last("registered", experiment.name)
-        if entry is None:
-            return "The specification is not registered: nothing shows that it was agreed before the data."
-        if entry.body["spec_hash"] != experiment.spec_hash:
-            changes = "; ".join(_changes(experiment.metrics, self._registered_metrics(experiment)))
-            return f"The specification changed after it was registered on {entry.happened_at:%Y-%m-%d}{': ' if changes else ''}{changes}."
-        agreed = entry.happened_at.astimezone(ZoneInfo(experiment.timezone)).date()
-        if posterior.first_day is None:
-            return f"Registered on {agreed}; the data carry no dates."
-        order = (
-            "before" if agreed < posterior.first_day else "after" if agreed > posterior.first_day else "on the day of"
-        )
-        return f"Registered on {agreed}, {order} the first exposure."
-
     def _registered_metrics(self, experiment: Experiment) -> Registered:
         """Version and definition of the metrics at the newest registration; empty without one."""
         entry = self._last("registered", experiment.name)
         return cast("Registered", entry.body.get("metrics", {})) if entry else {}
+
+    def _own(self, experiment: str) -> list[Entry]:
+        """What the ledger has of an experiment, as far as it holds in this environment; oldest first."""
+        entries = self.ledger.entries(experiment=experiment)
+        return [entry for entry in entries if entry.body.get("environment", self.environment) == self.environment]
+
+    def _agreement(self, experiment: Experiment, own: Sequence[Entry], posterior: Posterior) -> Agreement:
+        return agreement(experiment, own, first_day=posterior.first_day, approvals=bool(self._table.approvals))
 
     def _last(self, kind: EntryKind, experiment: str) -> Entry | None:
         entries = self.ledger.entries(kind=kind, experiment=experiment)
@@ -817,6 +938,20 @@ class Workspace:
                 self.ledger.append("kill", spooled["body"], happened_at=happened_at, recorded_at=now)
         self._spool.unlink()
 
+    def _keep(self, posterior: Posterior) -> str:
+        """Name of the file with the cells behind a posterior; empty where there are none, or they cannot be kept."""
+        if posterior.cells is None:
+            return ""
+        try:
+            return keep_look(self.looks_folder / posterior.experiment, posterior.cells)
+        except OSError as error:  # a decision, which may be a roll back, does not wait for a disk
+            warnings.warn(
+                f"the cells of this look could not be kept ({error.strerror}): the decision stands, and can be replayed from its source alone. Check {self.looks_folder}.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return ""
+
     def _write(self, decision: Decision) -> None:
         """What a reviewer reads in git, instead of notebook JSON."""
         folder = self.root / "decisions" / decision.experiment
@@ -826,6 +961,23 @@ class Workspace:
             json.dumps(to_json(decision), indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         stem.with_suffix(".md").write_text(decision.markdown(), encoding="utf-8")
+
+
+def _outlook(experiment: Experiment, posterior: Posterior, decision: Decision) -> Iterator[str]:
+    """What more data are worth while the ramp goes on, and what so many looks mean."""
+    from expnb.planning.looks import looks_in_words  # noqa: PLC0415 - scipy, which a push does not need
+    from expnb.planning.waiting import value_of_waiting  # noqa: PLC0415
+
+    if decision.action != "roll_back" and decision.to.enrolled and not decision.flag.exposure.serve:
+        yield from value_of_waiting(
+            experiment, posterior, enrolled=decision.to.enrolled, variant=decision.variant
+        ).sentences
+    yield looks_in_words(experiment, posterior, decision.looks)
+
+
+def _looks(own: Iterable[Entry]) -> int:
+    """Looks so far: at new data, or at other thresholds."""
+    return sum(entry.kind in {"look", "view"} for entry in own)
 
 
 def _effects(looks: Iterable[Entry], excluding: str) -> pd.DataFrame:
@@ -875,10 +1027,3 @@ def _delete(files: Sequence[Path]) -> int:
             stacklevel=3,
         )
     return len(files) - len(left)
-
-
-def _recorded(shape: type[T], body: Json) -> T:
-    """A plan or a receipt as it was recorded."""
-    from pydantic import TypeAdapter  # noqa: PLC0415 - 0.1 s that only recorded values need
-
-    return TypeAdapter(shape).validate_python(body)

@@ -8,6 +8,7 @@ import pytest
 import expnb as xb
 from expnb.errors import SpecError
 from expnb.spec.flag import Exposure, FlagRef, FlagState
+from expnb.spec.policy import Ship
 
 NOW = datetime(2017, 2, 20, 12, tzinfo=UTC)
 WEAK = {"p_above_rope": 0.6, "expected_loss_rel": 0.01, "p_rope": 0.3, "p_best": 0.7}
@@ -93,7 +94,17 @@ def three_arms(gate_position):
 def ask_three(three_arms, goal, guardrail, posterior_of):
     """The decision where the second treatment was found as given."""
 
-    def make(second=None, guardrail_of_second=None, *, first=None, enrolled=25, counts=None, **exposure):
+    def make(
+        second=None,
+        guardrail_of_second=None,
+        *,
+        first=None,
+        enrolled=25,
+        counts=None,
+        experiment=three_arms,
+        judged=None,
+        **exposure,
+    ):
         second, guarded = second or {}, guardrail_of_second or {}
         arms = {"weights": three_arms.weights, "control": "gate_30"}
         flag = FlagState(
@@ -106,11 +117,11 @@ def ask_three(three_arms, goal, guardrail, posterior_of):
         posterior = posterior_of(
             replace(goal, **(first or {})),
             guardrail,
-            replace(goal, variant="gate_50", p_best=0.0005, **second),
+            replace(goal, variant="gate_50", **({"p_best": 0.0005} | second)),
             replace(guardrail, variant="gate_50", **guarded),
             counts=counts or {"gate_30": 40_000, "gate_40": 20_000, "gate_50": 20_000},
         )
-        return xb.decide(three_arms, posterior, flag=flag, looks=1, now=NOW)
+        return xb.decide(experiment, posterior, flag=flag, looks=1, now=NOW, judged=judged)
 
     return make
 
@@ -159,6 +170,26 @@ def test_the_best_of_the_treatments_that_are_left_ships(ask_three):
     assert (decision.action, decision.variant, decision.to.serve) == ("ship", "gate_50", "gate_50")
 
 
+def test_a_guardrail_of_another_treatment_holds_the_climb_and_not_the_shipping(ask_three, three_arms):
+    unsure = {"p_harm": 0.2, "p_harm_flat": 0.2}
+    assert ask_three({}, unsure, enrolled=100).action == "ship"
+    assert ask_three({}, unsure, first={"p_best": 0.0001}, enrolled=100).action == "hold"  # it would ship itself
+    learning = {"learn_at": 25, "ship": Ship(p_above_rope=0.995)}
+    early = replace(three_arms, policy=replace(three_arms.policy, **learning))
+    held = ask_three({}, unsure, enrolled=25, experiment=early)
+    assert held.action == "hold"
+    assert "gate_50" in held.reasons[0]
+    assert ask_three(enrolled=25, experiment=early).action == "ramp_up"
+
+
+def test_a_verdict_on_a_treatment_that_was_dropped_ships_no_other(ask_three, goal, guardrail):
+    judged = ask_three({"p_best": 0.9999}, first={"p_best": 0.0}, enrolled=100)
+    assert (judged.action, judged.variant) == ("ship", "gate_50")
+    later = ask_three({"p_best": 0.9999}, enrolled=100, dropped=("gate_50",), judged=judged)
+    assert later.action == "hold"
+    assert later.variant == "gate_40"
+
+
 def test_harm_of_what_was_shipped_closes_the_gate(ask_three):
     assert ask_three(first=HARMED, enrolled=100, serve="gate_40").to.enrolled == 0
     assert ask_three(HARMED, enrolled=100, serve="gate_40").action == "hold"  # nobody gets the other one
@@ -193,13 +224,13 @@ def ask_segments(gate_position, goal, guardrail, posterior_of, flag_at):
 
 
 def test_a_harmed_segment_holds_and_rolls_nothing_back(ask_segments, guardrail, goal):
-    ios = replace(guardrail, segment="platform=ios", p_harm=0.96, p_harm_wide=0.9999, effect_rel=-0.08)
+    ios = replace(guardrail, segment="platform=ios", p_harm=0.985, p_harm_wide=0.9999, effect_rel=-0.08)
     decision = ask_segments(ios)
     assert decision.action == "hold"
     assert decision.reasons == (
-        "Guardrail retention_1 under gate_40 in platform=ios is harmed: raw effect -8.00 %; worse than the margin of 2 % with probability 96.00 %, segments pooled (a ramp holds from 95.00 % on).",
+        "Guardrail retention_1 under gate_40 in platform=ios is harmed: raw effect -8.00 %; worse than the margin of 2 % with probability 98.50 %, segments pooled (a ramp holds from 98.00 % on).",
     )
-    assert ask_segments(replace(goal, segment="platform=ios", p_harm=0.96), enrolled=100).action == "hold"
+    assert ask_segments(replace(goal, segment="platform=ios", p_harm=0.985), enrolled=100).action == "hold"
 
 
 def test_the_worst_segment_of_each_kind_is_asked(ask_segments, guardrail):

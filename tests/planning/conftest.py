@@ -13,8 +13,11 @@ START = date(2026, 1, 1)
 def planned():
     """A new experiment with some parts changed."""
 
-    def make(guardrails=2, *, treatments=1, goal=None, prior=None, **policy):
+    def make(guardrails=2, *, treatments=1, goals=1, goal=None, prior=None, **policy):
         metrics = [goal or xb.Metric(name="bought", kind="conversion", role="goal", rope=0.005)]
+        metrics += [
+            xb.Metric(name=f"bought_{number}", kind="conversion", role="goal", rope=0.005) for number in range(1, goals)
+        ]
         metrics += [
             xb.Metric(name=f"kept_{number}", kind="conversion", role="guardrail", margin=0.02)
             for number in range(guardrails)

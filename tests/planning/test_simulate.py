@@ -89,3 +89,49 @@ def test_unknown_metrics_are_refused(planned):
         xb.simulate_policy(planned(), baseline=0.1, effects=({"kept": 0.1},), traffic=1_000)
     with pytest.raises(NameNotFoundError, match="bougth"):
         xb.simulate_policy(planned(), baseline={"bougth": 0.1}, traffic=1_000)
+
+
+def test_a_harmful_treatment_is_dropped_and_the_other_one_ships(planned):
+    found = xb.simulate_policy(
+        planned(1, treatments=2),
+        baseline=0.1,
+        effects=({"new_0": {"kept_0": -0.3}, "new_1": 0.1}, {"kept_0": -0.3}),
+        traffic=100_000,
+        rollouts=100,
+    )
+    one, both = found.rows
+    assert (one.effect, both.effect) == ("new_0: kept_0 -30 %; new_1: bought +10 %", "kept_0 -30 %")
+    assert one.dropped > 0.95 < one.ship
+    assert both.roll_back > 0.95
+    assert 0 < one.harmed < 0.3 * one.treated
+    assert both.harmed == both.treated
+    assert found.table()["dropped"].tolist() == [one.dropped, both.dropped]
+    assert f"a treatment is dropped in {100 * one.dropped:.1f} %" in str(found)
+    assert "dropped" not in xb.simulate_policy(planned(), baseline=0.1, traffic=1_000, rollouts=10).table()
+
+
+def test_all_goals_ship_less_often_than_any_of_them(planned):
+    effects = ({}, {"bought": 0.05}, {"bought": 0.05, "bought_1": 0.05})
+    all_of, any_of = (
+        xb.simulate_policy(
+            planned(0, goals=2, goal_rule=rule), baseline=0.1, effects=effects, traffic=100_000, rollouts=200
+        ).rows
+        for rule in ("all", "any")
+    )
+    assert [row.ship > 0.9 for row in all_of] == [False, False, True]
+    assert [row.ship > 0.9 for row in any_of] == [False, True, True]
+    assert all_of[0].ship < 0.05 > any_of[0].ship
+
+
+def test_effects_that_can_mean_two_things_are_refused(planned):
+    two = planned(1, treatments=2)
+    ask = {"baseline": 0.1, "traffic": 1_000, "rollouts": 10}
+    with pytest.raises(NameNotFoundError, match="no treatment is called 'bought'"):
+        xb.simulate_policy(two, effects=({"new_0": 0.1, "bought": 0.1},), **ask)
+    with pytest.raises(NameNotFoundError, match="no treatment is called 'new'"):
+        xb.simulate_policy(two, effects=({"new": {"bought": 0.1}},), **ask)
+    with pytest.raises(SpecError, match=r"names no metric, and the goals are .* Write \{'bought': 0.1\}"):
+        xb.simulate_policy(planned(0, goals=2, goal_rule="any"), effects=(0.1,), **ask)
+    same = planned(0, goal=xb.Metric(name="new_0", kind="conversion", role="goal", rope=0.005))
+    with pytest.raises(SpecError, match="'new_0' is a treatment and a metric"):
+        xb.simulate_policy(same, effects=({"new_0": 0.1},), **ask)

@@ -61,7 +61,10 @@ def test_a_field_that_is_used_changes_the_hash():
 def test_what_is_recorded_shows_every_field_also_those_with_their_default():
     assert canonical_json(Now("a", {"x": 1})) == '{"inner":{"share":0.5},"name":"a","weights":{"x":1}}'
     exposure = Exposure(weights={"a": 50}, control="a")
-    assert canonical_json(exposure) == '{"control":"a","dropped":[],"enrolled":0.0,"holdback":0.0,"serve":"","weights":{"a":50.0}}'
+    assert (
+        canonical_json(exposure)
+        == '{"control":"a","dropped":[],"enrolled":0.0,"holdback":0.0,"serve":"","weights":{"a":50.0}}'
+    )
 
 
 def test_a_default_that_is_written_out_is_the_same_experiment(gate_position_file):

@@ -141,3 +141,9 @@ def test_a_policy_that_can_never_ship_is_said_before_launch(gate_position):
     assert any("without ship.expected_loss_abs" in question for question in absolute.questions())
     enough = replace(gate_position, traffic=Traffic(units_per_day=60_000), policy=xb.Policy())
     assert not any("can never ship" in question for question in enough.questions())
+
+
+def test_a_policy_that_can_hardly_roll_back_is_questioned(gate_position):
+    blind = replace(gate_position, policy=replace(gate_position.policy, harm_alpha=1e-6))
+    assert any("can hardly ever roll back: harm has to be 99.99996667 % certain" in each for each in blind.questions())
+    assert not any("roll back" in question for question in gate_position.questions())

@@ -6,34 +6,26 @@ holds the cells of all files together, and is written only when the units of all
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
 
+from expnb.cohorts.cells_file import read_cells, replace_file, write_cells
 from expnb.cohorts.reduce import Reduced, Sample
 from expnb.cohorts.sources import Source
-from expnb.cohorts.units import broken_columns, segments_of
 from expnb.errors import EmptyCohortError
 from expnb.spec.canonical import digest
 from expnb.spec.experiment import Experiment
-from expnb.stats.bins import Bins
-from expnb.stats.cells import Cells, Logs, MetricCells, join
-from expnb.stats.joint import Joint
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from expnb.stats.cells import join
 
 # Changes whenever cells mean something else than before.
-VERSION = 4
+VERSION = 5
 DIGITS = 12
 # Cells that are not used are left for a week to those who work with another version of the experiment.
 KEEP_UNUSED_SECONDS = 7 * 86_400
@@ -265,147 +257,45 @@ def _said(files: int, fresh: int, why: str) -> str:
     return f"{files - fresh:,} of {files:,} files did not change since they were read; {fresh:,} were read now.{why}"
 
 
-# --- cells as parquet -------------------------------------------------------------------------
+# --- cells and what only the checks read, as parquet --------------------------------------------
 
 
 def _write(path: Path, reduced: Reduced, as_of: datetime | None) -> None:
     import pyarrow as pa  # noqa: PLC0415 - only when rows are needed
 
-    cells = reduced.cells
-    size = cells.n.size
-    columns: dict[str, object] = {
-        "variant": cells.variant,
-        "day": pa.array(cells.day.astype("datetime64[D]")),
-        "n": cells.n,
-    }
-    columns |= {f"segment_{number}": values for number, values in enumerate(cells.segments.values())}
-    columns |= {f"broken_{number}": values for number, values in enumerate(cells.broken.values())}
-    until = as_of.isoformat() if as_of else None
-    facts: dict[str, object] = {"as_of": until, "odd": dict(reduced.odd), "outside": reduced.outside, "metrics": []}
-    for number, column in enumerate(cells.metrics.values()):
-        told: dict[str, object] = {"q": column.q}
-        columns |= {f"m{number}_{name}": values for name, values in _arrays(column).items()}
-        for part in ("logs", "denominator", "covariate"):
-            inner = getattr(column, part)
-            if inner is not None:
-                columns |= {f"m{number}_{part}_{name}": values for name, values in _arrays(inner).items()}
-                told[part] = True
-        if column.bins is not None:
-            bins = column.bins.merged()
-            starts = np.searchsorted(bins.cell, np.arange(size + 1)).astype(np.int32)
-            columns |= {
-                f"m{number}_bins_{name}": pa.ListArray.from_arrays(starts, pa.array(getattr(bins, name)))
-                for name in ("bin", "n", "s1", "s2")
-            }
-            told["bins"] = True
-        facts["metrics"].append(told)  # type: ignore[attr-defined]  # a list, just above
+    facts: dict[str, object] = {"as_of": as_of, "odd": dict(reduced.odd), "outside": reduced.outside}
     if reduced.sample is not None:
-        arms = {arm: number for number, arm in enumerate(sorted(set(cells.variant.tolist())))}
+        arms = {arm: number for number, arm in enumerate(sorted(set(reduced.cells.variant.tolist())))}
         facts["arms"] = list(arms)
-        _replace(
-            path.with_suffix(".units"),
-            pa.table({"unit": reduced.sample.unit, "arm": [arms[arm] for arm in reduced.sample.arm.tolist()]}),
-        )
-    table = pa.table(columns)
-    _replace(path, table.replace_schema_metadata({"expnb": json.dumps(facts)}))
-
-
-def _replace(path: Path, table: pa.Table) -> None:
-    """Write under a name of our own, then rename: a reader sees the old file or the new one, never half of one."""
-    import pyarrow.parquet as pq  # noqa: PLC0415 - only when rows are needed
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid4().hex}")
-    pq.write_table(table, draft, compression="zstd")
-    draft.replace(path)
+        units = {"unit": reduced.sample.unit, "arm": [arms[arm] for arm in reduced.sample.arm.tolist()]}
+        replace_file(path.with_suffix(".units"), pa.table(units))
+    write_cells(path, reduced.cells, facts)
 
 
 def _read(path: Path, experiment: Experiment) -> tuple[Reduced, datetime | None] | None:
     """Cells as they were written, and up to when the data were complete; None where there are none that can be read."""
     import pyarrow as pa  # noqa: PLC0415 - only when rows are needed
-    import pyarrow.parquet as pq  # noqa: PLC0415
 
-    if not path.is_file():
+    found = read_cells(path)
+    if found is None:
         return None
+    cells, facts = found
     try:
-        rows = pq.ParquetFile(path).read(use_threads=False)
-        facts = json.loads(rows.schema.metadata[b"expnb"])
-        units = pq.ParquetFile(path.with_suffix(".units")).read(use_threads=False) if "arms" in facts else None
-        return _parsed(experiment, rows, facts, units)
-    except (pa.ArrowException, OSError, LookupError, ValueError, TypeError, AttributeError):
+        sample = _sample(path.with_suffix(".units"), facts["arms"]) if "arms" in facts else None
+    except (pa.ArrowException, OSError, LookupError, ValueError):
         return None  # torn or foreign: read the source again
-
-
-def _parsed(
-    experiment: Experiment, rows: pa.Table, facts: dict[str, Any], units: pa.Table | None
-) -> tuple[Reduced, datetime | None]:
-    import pyarrow as pa  # noqa: PLC0415 - only when rows are needed
-
-    columns = {name: rows.column(name).combine_chunks() for name in rows.column_names}
-    arrays = {
-        name: np.asarray(values.to_numpy(zero_copy_only=False))
-        for name, values in columns.items()
-        if not pa.types.is_list(values.type)
-    }
-    size = rows.num_rows
-    cells = Cells(
-        variant=arrays["variant"].astype(np.str_),
-        segments={
-            name: arrays[f"segment_{number}"].astype(np.str_) for number, name in enumerate(segments_of(experiment))
-        },
-        day=arrays["day"].astype("datetime64[D]"),
-        n=arrays["n"],
-        metrics={
-            metric.name: _metric(number, told, arrays, columns, size)
-            for number, (metric, told) in enumerate(zip(experiment.metrics, facts["metrics"], strict=True))
-        },
-        checks=(),
-        source="",
-        broken={name: arrays[f"broken_{number}"] for number, name in enumerate(broken_columns(experiment))},
-        epochs=tuple(epoch.start for epoch in experiment.epochs),
-    )
-    sample = None
-    if units is not None:
-        hashes = units.column("unit").to_numpy()
-        arms = np.array(facts["arms"], dtype=np.str_)[units.column("arm").to_numpy().astype(np.int64)]
-        sample = Sample(hashes, arms, np.full(hashes.size, ""))
     until = datetime.fromisoformat(facts["as_of"]) if facts["as_of"] else None
+    size = cells.n.size
     none = np.zeros(size, dtype=np.int64)
+    # Epochs decide how cells are added up, not what one holds: they are the experiment's of today.
+    cells = replace(cells, epochs=tuple(epoch.start for epoch in experiment.epochs))
     return Reduced(cells, np.full(size, ""), sample, none, facts["odd"], outside=facts["outside"]), until
 
 
-def _metric(
-    number: int,
-    told: dict[str, float],
-    arrays: dict[str, np.ndarray[tuple[int], np.dtype[np.generic]]],
-    columns: dict[str, pa.Array],
-    size: int,
-) -> MetricCells:
-    def named(part: str, names: Sequence[str]) -> dict[str, np.ndarray[tuple[int], np.dtype[np.generic]]]:
-        return {name: arrays[f"m{number}_{part}{name}"] for name in names}
+def _sample(path: Path, arms: Sequence[str]) -> Sample:
+    import pyarrow.parquet as pq  # noqa: PLC0415 - only when rows are needed
 
-    plain = [entry.name for entry in fields(MetricCells) if f"m{number}_{entry.name}" in arrays]
-    cells = MetricCells(q=told["q"], **named("", plain))  # type: ignore[arg-type]  # names of its own fields
-
-    def joint(part: str) -> Joint | None:
-        parts = ("shift", "n_missing", "s1", "s2", "cross", "own")
-        return Joint(**named(f"{part}_", parts)) if part in told else None  # type: ignore[arg-type]
-
-    logs = Logs(**named("logs_", ("n", "s1", "s2"))) if "logs" in told else None  # type: ignore[arg-type]
-    bins = None
-    if "bins" in told:
-        lists = {name: columns[f"m{number}_bins_{name}"] for name in ("bin", "n", "s1", "s2")}
-        lengths = np.diff(lists["bin"].offsets.to_numpy())
-        bins = Bins(
-            np.repeat(np.arange(size), lengths),
-            *(part.flatten().to_numpy(zero_copy_only=False) for part in lists.values()),
-        )
-    return replace(cells, logs=logs, bins=bins, denominator=joint("denominator"), covariate=joint("covariate"))
-
-
-def _arrays(part: object) -> dict[str, np.ndarray[tuple[int], np.dtype[np.generic]]]:
-    return {
-        entry.name: value
-        for entry in fields(part)  # type: ignore[arg-type]  # a dataclass
-        if isinstance(value := getattr(part, entry.name), np.ndarray)
-    }
+    rows = pq.ParquetFile(path).read(use_threads=False)
+    hashes = rows.column("unit").to_numpy()
+    own = np.array(arms, dtype=np.str_)[rows.column("arm").to_numpy().astype(np.int64)]
+    return Sample(hashes, own, np.full(hashes.size, ""))

@@ -6,7 +6,7 @@ import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,31 @@ class Cohort:
         """Units of an arm in words; a number under `min_cell` is not shown, nor one that would give it away."""
         counts = {name: self.cells.count(name) for name in self.experiment.variants}
         return counts_of(counts, min_cell=self.experiment.min_cell)[variant]
+
+    def until(self, day: date, *, as_of: datetime | None = None) -> Cohort:
+        """The cohort of the units that were exposed up to a day, and those without a day, checked again.
+
+        Parameters
+        ----------
+        as_of : datetime, optional
+            Up to when the data are complete, as it was given to `load_cohort`.
+
+        Raises
+        ------
+        ArmsError
+            If an arm has no unit up to then.
+        """
+        late = self.cells.day > np.datetime64(day, "D")
+        if not late.any():
+            return self
+        # What only the loading could check is about all units; the rest is asked again.
+        asked = {check.name for check in quality(self.experiment, self.cells, as_of=as_of)}
+        kept = [check for check in self.checks if check.name not in asked]
+        cells = self.cells.where(~late)
+        check_arms(self.experiment, cells)
+        cells = _capped(self.experiment, cells)
+        found = (*quality(self.experiment, cells, as_of=as_of), *kept)
+        return replace(self, cells=replace(cells, checks=found))
 
     def _urgent_first(self) -> list[Check]:
         """Checks in the order in which they are shown: those that block, those that warn, the others."""
@@ -269,12 +294,17 @@ def _checked(
     """Refuse what cannot be used, move caps to where they belong, and look at the rest; `told` is what was found before."""
     check_arms(experiment, reduced.cells)
     check_values(experiment, reduced)
-    cells = reduced.cells
+    cells = _capped(experiment, reduced.cells)
+    found = [*cells.checks, *quality(experiment, cells, as_of=as_of), *told, *_left_out(experiment, reduced)]
+    return Cohort(experiment, replace(cells, checks=tuple(found)), reduced.note)
+
+
+def _capped(experiment: Experiment, cells: Cells) -> Cells:
+    """Cells with every cap where these units put it."""
     for metric in experiment.metrics:
         if metric.cap is not None and cells.metrics[metric.name].bins is not None:
             cells = cells.capped(metric.name, metric.cap)
-    found = [*cells.checks, *quality(experiment, cells, as_of=as_of), *told, *_left_out(experiment, reduced)]
-    return Cohort(experiment, replace(cells, checks=tuple(found)), reduced.note)
+    return cells
 
 
 def _left_out(experiment: Experiment, reduced: Reduced) -> Iterator[Check]:

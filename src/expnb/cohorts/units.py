@@ -25,7 +25,7 @@ from expnb.cohorts.times import (
     start_of,
 )
 from expnb.errors import CohortError, ColumnNotFoundError, MetricValuesError, UnitError
-from expnb.spec.experiment import ROW_UNIT, TRIGGER_KEY, Events, Experiment
+from expnb.spec.experiment import ROW_UNIT, Events, Experiment
 from expnb.spec.metric import Metric
 from expnb.stats.checks import Check
 
@@ -582,11 +582,6 @@ def _flags(experiment: Experiment, table: ir.Table) -> dict[str, ir.Value]:
         if not value.type().is_boolean():
             flags[ODD_TRIGGER] = ~_answer(value, 0) & ~_answer(value, 1) & usable(value).notnull()
     return flags
-
-
-def segments_of(experiment: Experiment) -> list[str]:
-    """Names in `Cells.segments`, each to a key of the unit table: the segment columns, then whether a unit was triggered."""
-    return [*experiment.segments, *([TRIGGER_KEY] if experiment.trigger else [])]
 
 
 def _outcomes(experiment: Experiment) -> dict[str, str]:

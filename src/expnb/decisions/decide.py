@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from expnb.decisions.decision import PRECEDENCE, Action, Decision, Rule
 from expnb.decisions.precedence import Conditions, first_action
 from expnb.decisions.rules import (
+    agreement_rule,
     days_at_rung,
     days_rule,
     flat_rule,
@@ -44,6 +45,7 @@ def decide(
     now: datetime,
     before: Mapping[str, int] | None = None,
     judged: Decision | None = None,
+    unagreed: Sequence[str] = (),
 ) -> Decision:
     """The action that the policy takes on this posterior; pure.
 
@@ -62,6 +64,8 @@ def decide(
         Units per arm in the data that carried the last step up; what came in since then came in at this rung.
     judged : Decision, optional
         The last one on other data in which the goal was judged; its verdict holds until `verdict_days` more are complete.
+    unagreed : sequence of str
+        What was loosened or registered late and nobody else has agreed to; exposure does not rise on it.
 
     Returns
     -------
@@ -79,10 +83,11 @@ def decide(
     best = _best_treatment(experiment, effects, standing)
     ratio = sample_ratio_check(experiment, posterior, flag.exposure)
     rules = _ask(experiment, posterior, effects, best, flag, ratio, now, before or {})
+    rules += [agreement_rule(sentence) for sentence in unagreed]
     if standing:
         rules = [rule for rule in rules if not is_verdict(rule)]
-        rules += [rule for rule in standing.rules if is_verdict(rule)]
-    action, reasons = _act(experiment, rules, flag)
+        rules += [rule for rule in standing.rules if is_verdict(rule) and rule.variant in served]
+    action, reasons = _act(experiment, rules, flag, best)
     to = _exposure(experiment, action, best, flag, rules)
     if action == "hold" and _held_too_long(experiment, flag, now):
         to = replace(flag.exposure, enrolled=experiment.policy.previous_rung(flag.exposure.enrolled))
@@ -176,14 +181,17 @@ def _ask(
     ]
 
 
-def _act(experiment: Experiment, rules: Sequence[Rule], flag: FlagState) -> tuple[Action, list[str]]:
+def _act(experiment: Experiment, rules: Sequence[Rule], flag: FlagState, best: str) -> tuple[Action, list[str]]:
     """The first action, from the top of the precedence, whose conditions hold; with the sentences that carry it."""
     policy, enrolled = experiment.policy, flag.exposure.enrolled
     harmed = _failing(rules, "harm", outcomes=("not met",))
     over = _over(flag)
     blocked = _failing(
-        rules, "harm", "fresh", "new_data", "sample_ratio", "quality", "min_units", "guardrail", "segment"
+        rules, "harm", "agreement", "fresh", "new_data", "sample_ratio", "quality", "min_units", "guardrail", "segment"
     )
+    wary = [rule for rule in blocked if enrolled >= policy.learn_at and rule.variant not in {"", best}]
+    wary = [rule for rule in wary if rule.name in {"harm", "guardrail", "segment"}]
+    blocked = [rule for rule in blocked if rule not in wary]
     flat, is_flat = _flat(experiment, rules)
     ship, may_ship = _better(experiment, rules)
     rung = policy.next_rung(enrolled)
@@ -191,6 +199,7 @@ def _act(experiment: Experiment, rules: Sequence[Rule], flag: FlagState) -> tupl
     found = Conditions(
         harmed=bool(harmed),
         blocked=bool(over or blocked),
+        wary=bool(wary),
         judged=not _failing(rules, "min_days"),
         flat=is_flat,
         better=may_ship,
@@ -214,7 +223,7 @@ def _act(experiment: Experiment, rules: Sequence[Rule], flag: FlagState) -> tupl
     if over or blocked:
         return action, over or _sentences(blocked)
     if rung is not None:
-        return action, _sentences(waiting)
+        return action, _sentences([*wary, *waiting])
     return action, [
         "The last rung is reached and the goal has no verdict yet.",
         *_sentences(_failing(rules, "min_days", "ship_above_rope", "ship_expected_loss", "ship_above_margin")),
@@ -230,7 +239,7 @@ def _flat(experiment: Experiment, rules: Iterable[Rule]) -> tuple[list[Rule], bo
     one_is_enough = experiment.policy.goal_rule == "all" and experiment.policy.aim == "superiority"
     enough = any if one_is_enough else all
     shown = [enough(rule.outcome == "met" for rule in some) for some in own.values()]
-    if not all(shown):
+    if not shown or not all(shown):
         return [rule for some in own.values() for rule in some], False
     return [rule for some in own.values() for rule in some if rule.outcome == "met"], True
 
@@ -239,7 +248,8 @@ def _better(experiment: Experiment, rules: Iterable[Rule]) -> tuple[list[Rule], 
     """The rules of the goals that carry the treatment, or all of them while it may not ship; and whether it may."""
     own = _by(rules, lambda rule: rule.name.startswith("ship_"), lambda rule: rule.metric)
     passed = {metric: all(rule.outcome == "met" for rule in some) for metric, some in own.items()}
-    if not (any if experiment.policy.goal_rule == "any" else all)(passed.values()):
+    # Nothing asked, nothing shown: a standing verdict may be about a treatment that was dropped since.
+    if not passed or not (any if experiment.policy.goal_rule == "any" else all)(passed.values()):
         return [rule for some in own.values() for rule in some], False
     return [rule for metric, some in own.items() if passed[metric] for rule in some], True
 

@@ -6,10 +6,13 @@ import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import date, datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from expnb.spec.canonical import digest
 from expnb.spec.flag import Exposure, FlagState
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Action = Literal["roll_back", "hold", "conclude_flat", "ship", "ramp_up"]
 Outcome = Literal["met", "not met", "unknown"]
@@ -77,6 +80,8 @@ class Decision:
         Units per arm in the data; 0 where they are fewer than may be shown.
     notes : tuple of str
         What a reader must know besides: warnings of quality checks, prior against data.
+    outlook : tuple of str
+        What more days of data are worth, what they cost, and what so many looks mean; explains and decides nothing.
     """
 
     experiment: str
@@ -98,6 +103,7 @@ class Decision:
     policy_hash: str
     decided_at: datetime
     units: Mapping[str, int] = field(default_factory=dict)
+    outlook: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -106,12 +112,12 @@ class Decision:
 
     @property
     def evidence_hash(self) -> str:
-        """SHA-256 of the decision without its time: the same evidence gives the same hash."""
+        """SHA-256 of the decision without its time and its outlook: the same evidence gives the same hash."""
         return digest(
             {
                 part.name: getattr(self, part.name)
                 for part in fields(self)
-                if part.name not in {"decided_at", "versions"}
+                if part.name not in {"decided_at", "versions", "outlook"}
             }
         )
 
@@ -127,7 +133,15 @@ class Decision:
 
     def __str__(self) -> str:
         lines = [f"{self.experiment}: {self.title}", *(f"  - {reason}" for reason in self.reasons)]
-        return "\n".join(lines + [f"  ! {note}" for note in self.notes] + [f"  {self.footer}"])
+        lines += [f"  ! {note}" for note in self.notes] + [f"  ~ {sentence}" for sentence in self.outlook]
+        return "\n".join([*lines, f"  {self.footer}"])
+
+    def table(self) -> pd.DataFrame:
+        """One row per rule: name, metric, variant, value, threshold, outcome, and the sentence."""
+        import pandas as pd  # noqa: PLC0415 - 0.3 s, only when a table is asked for
+
+        columns = [part.name for part in fields(Rule)]
+        return pd.DataFrame([[getattr(rule, name) for name in columns] for rule in self.rules], columns=columns)
 
     def __repr__(self) -> str:
         return str(self)
@@ -149,6 +163,7 @@ class Decision:
             f"Decided at {self.decided_at:%Y-%m-%d %H:%M} UTC. {self.footer[0].upper()}{self.footer[1:]}.",
             "\n".join(f"- {reason}" for reason in self.reasons),
             "## Know besides\n\n" + "\n".join(f"- {note}" for note in self.notes) if self.notes else "",
+            "## More data\n\n" + "\n".join(f"- {each}" for each in self.outlook) if self.outlook else "",
             "## Every rule\n\n| outcome | rule | metric | variant | in words |\n|---|---|---|---|---|\n"
             + "\n".join(rules),
             f"Evidence `{self.evidence_hash}`, policy `{self.policy_hash}`, flag {self.flag.ref} at version `{self.flag.version}`.",
@@ -165,6 +180,7 @@ class Decision:
             for rule in self.rules
         )
         notes = f"<p>Know besides:</p><ul>{items(self.notes)}</ul>" if self.notes else ""
+        notes += f"<p>More data:</p><ul>{items(self.outlook)}</ul>" if self.outlook else ""
         return (
             f"<div class='expnb-decision'><p><strong>{html.escape(self.experiment)}: {html.escape(self.title)}</strong></p><ul>{items(self.reasons)}</ul>{notes}"
             f"<details><summary>All {len(self.rules)} rules</summary><table>{rules}</table></details><p><small>{html.escape(self.footer)}</small></p></div>"

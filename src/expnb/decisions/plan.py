@@ -12,7 +12,7 @@ from expnb.spec.canonical import digest
 from expnb.spec.experiment import Experiment
 from expnb.spec.flag import Exposure, FlagRef, FlagState
 
-Verb = Literal["ramp_up", "ramp_down", "drop", "roll_back", "ship", "conclude_flat", "restore", "hold"]
+Verb = Literal["start", "ramp_up", "ramp_down", "drop", "roll_back", "ship", "conclude_flat", "restore", "hold"]
 
 
 @dataclass(frozen=True, slots=True, repr=False)

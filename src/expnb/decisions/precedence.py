@@ -16,7 +16,7 @@ GUARDRAIL_EARLY = 0.5
 GUARDRAIL_LATE = 0.95
 """P(no harm), with and without the prior, from which on a guardrail is shown to be within its margin."""
 
-SEGMENT_HARM = 0.95
+SEGMENT_HARM = 0.98
 """P(harm) in one segment, pooled with the others, from which on the ramp holds."""
 
 
@@ -35,6 +35,8 @@ class Conditions:
         The harm rule fired on a goal or guardrail of a treatment that is served.
     blocked
         Something is unknown, or speaks against any step up.
+    wary
+        From `learn_at` on: the same of a treatment that is not the best one. It holds the next step up, which would reach its users too, and no verdict.
     judged
         Enough days of data are in for a verdict on the goal.
     flat, better
@@ -49,6 +51,7 @@ class Conditions:
 
     harmed: BoolArray | bool
     blocked: BoolArray | bool
+    wary: BoolArray | bool
     judged: BoolArray | bool
     flat: BoolArray | bool
     better: BoolArray | bool
@@ -62,7 +65,7 @@ def first_action(policy: Policy, found: Conditions) -> NDArray[np.intp]:
     ship = np.asarray(found.judged) & found.learnt & found.better
     # Under non-inferiority a flat effect ships, so it has to pass the ship rule too: the sceptical prior alone may not.
     conclude = (np.asarray(found.judged) & found.flat) if policy.aim == "superiority" else ship & found.flat
-    stay = np.asarray(found.top) | ~np.asarray(found.waited)
+    stay = np.asarray(found.top) | ~np.asarray(found.waited) | found.wary
     conditions = [np.asarray(found.harmed), np.asarray(found.blocked), conclude, ship, stay]
     actions: list[Action] = ["roll_back", "hold", "conclude_flat", "ship", "hold"]
     out: NDArray[np.intp] = np.select(conditions, [np.asarray(code(action)) for action in actions], code("ramp_up"))

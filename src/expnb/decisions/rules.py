@@ -174,6 +174,11 @@ def units_rule(
     return Rule(name="min_units", variant=name, value=value, threshold=needed, outcome=outcome, sentence=sentence)
 
 
+def agreement_rule(sentence: str) -> Rule:
+    """Something about the specification that nobody else has agreed to."""
+    return Rule(name="agreement", value=None, threshold=None, outcome="unknown", sentence=sentence)
+
+
 def fresh_rule(experiment: Experiment, posterior: Posterior, now: datetime) -> Iterator[Rule]:
     """Whether the data reach up to now, or to the end of the experiment; old data say nothing of what users meet today."""
     most = experiment.policy.max_age_days

@@ -21,7 +21,18 @@ from expnb.ledger.store import START, TABLE, LedgerRow, appending, read_rows
 from expnb.spec.canonical import Json, canonical_json, digest, to_json
 
 EntryKind = Literal[
-    "registered", "look", "decision", "request", "approval", "intent", "outcome", "kill", "restored", "forgotten"
+    "registered",
+    "agreed",
+    "look",
+    "view",
+    "decision",
+    "request",
+    "approval",
+    "intent",
+    "outcome",
+    "kill",
+    "restored",
+    "forgotten",
 ]
 KINDS: Final[tuple[str, ...]] = get_args(EntryKind)
 SCHEMA: Final = 1  # of the entry; entries of older schemas are never rewritten

@@ -14,7 +14,8 @@ from expnb.decisions.precedence import code
 from expnb.errors import NameNotFoundError, SpecError
 from expnb.planning.baseline import Baseline, Given, as_baselines
 from expnb.planning.belief import FloatArray
-from expnb.planning.rollouts import Rollouts, judged_metrics, roll_out
+from expnb.planning.judging import judged_metrics
+from expnb.planning.rollouts import Rollouts, roll_out
 from expnb.spec.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     from expnb.stats.cells import Cells
 
-Effect = float | Mapping[str, float]
-"""True relative effect on the goal, or on metrics by name; metrics that are not named have none."""
+Effect = float | Mapping[str, float | Mapping[str, float]]
+"""True relative effect on the goal; or on metrics by name, under all treatments; or by treatment, each a number for the goal or a mapping by metric. What is not named has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +48,11 @@ class Characteristic:
     treated : float
         Units that got a treatment before the verdict, on average.
     harmed : float
-        The same where the true effect lies beyond a margin, else 0.
+        Those of them that got one whose true effect lies beyond a margin.
     stated : float, optional
-        P(improvement) of the goal among the shipped, on average.
+        P(improvement) of the first goal among the shipped, on average.
+    dropped : float
+        Share in which a treatment was taken out for harm while others went on; 0 with one treatment.
     """
 
     effect: str
@@ -65,6 +68,7 @@ class Characteristic:
     treated: float
     harmed: float
     stated: float | None
+    dropped: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -88,6 +92,7 @@ class OperatingCharacteristics:
     rungs: tuple[float, ...]
     baselines: Mapping[str, Baseline]
     rows: tuple[Characteristic, ...]
+    treatments: int = 1
 
     def table(self) -> pd.DataFrame:
         """One row per traffic and true effect; shares 0-1, days from the start, units."""
@@ -103,6 +108,7 @@ class OperatingCharacteristics:
                     "conclude_flat": row.conclude_flat,
                     "running": row.running,
                     "blocked": row.blocked,
+                    **({"dropped": row.dropped} if self.treatments > 1 else {}),
                     "days_to_ship": row.days_to_ship,
                     "days_to_roll_back": row.days_to_roll_back,
                     **{f"days_to_{rung:g}": day for rung, day in zip(self.rungs, row.days_to_rung, strict=True)},
@@ -122,7 +128,7 @@ class OperatingCharacteristics:
             + ("" if math.isclose(each.sd**2, each.mean * (1 - each.mean)) else f" (sd {each.sd:g})")
             for name, each in self.baselines.items()
         )
-        return f"{self.rollouts:,} rollouts each of {self.days} daily looks; without a change {without}; prior {self.prior}; seed {self.seed}. Metrics are drawn independently, and units come once."
+        return f"{self.rollouts:,} rollouts each of {self.days} daily looks; without a change {without}; prior {self.prior}; seed {self.seed}. Metrics are drawn independently, units come once, and of 1,000 verdicts about one differs from that of `decide`."
 
     def __str__(self) -> str:
         return "\n".join(
@@ -145,7 +151,7 @@ def _text(column: str, value: object) -> str:
         return str(value)
     if math.isnan(value):
         return ""
-    if column in {"ship", "roll_back", "conclude_flat", "running", "blocked"}:
+    if column in {"ship", "roll_back", "conclude_flat", "running", "blocked", "dropped"}:
         return f"{100 * value:.1f} %"
     return f"{value:.3f}" if column == "stated" else f"{value:,.0f}"
 
@@ -164,6 +170,8 @@ def _sentence(row: Characteristic, days: int) -> str:
         for verb, day in (("ships", row.days_to_ship), ("rolls back", row.days_to_roll_back))
         if day is not None
     ]
+    if row.dropped:
+        when.append(f"a treatment is dropped in {100 * row.dropped:.1f} %")
     return f"{row.units_per_day:,.0f} units per day, true effect {row.effect}: {', '.join(parts)} within {days} days; {''.join(each + '; ' for each in when)}{row.treated:,.0f} units treated."
 
 
@@ -184,7 +192,7 @@ def simulate_policy(
     baseline : mapping, number, pair or Cells
         Per metric, what it is without a change: the share of units of a conversion, or mean and standard deviation; one for all metrics, or the cells of an earlier experiment, of which the control is taken.
     effects : sequence of float or mapping
-        True relative effects: on the goal, or on metrics by name; 0.03 is +3 %. All treatments have the same.
+        True relative effects, 0.03 is +3 %: on the goal; on metrics by name, under all treatments (``{"bought": 0.03, "returned": 0.1}``); or by treatment (``{"large": 0.03, "red": {"bought": 0.01, "returned": 0.5}}``). With several goals they are named.
     traffic : float or sequence of float, optional
         Eligible units per day, of all arms together; that of the experiment when left out.
     days : int
@@ -203,14 +211,14 @@ def simulate_policy(
     """
     metrics = judged_metrics(experiment)
     baselines = as_baselines(experiment, metrics, baseline)
-    _check(experiment, days, rollouts)
+    check_simulated(experiment, days, rollouts)
     rows = []
     for units_per_day in _traffic(experiment, traffic):
         for place, effect in enumerate(effects):
             truth = _truth(experiment, effect, baselines)
             found = roll_out(
                 experiment,
-                np.broadcast_to(truth, (rollouts, len(experiment.treatments), len(metrics))),
+                np.broadcast_to(truth, (rollouts, *truth.shape)),
                 baselines=baselines,
                 units_per_day=units_per_day,
                 days=days,
@@ -227,10 +235,12 @@ def simulate_policy(
         rungs=experiment.policy.percents,
         baselines=baselines,
         rows=tuple(rows),
+        treatments=len(experiment.treatments),
     )
 
 
-def _check(experiment: Experiment, days: int, rollouts: int) -> None:
+def check_simulated(experiment: Experiment, days: int, rollouts: int) -> None:
+    """Raise `SpecError` for what cannot be simulated."""
     for name, value in (("days", days), ("rollouts", rollouts)):
         if value < 1:
             raise SpecError(f"{name} is {value}; it must be at least 1.")
@@ -262,18 +272,55 @@ def _traffic(experiment: Experiment, given: float | Sequence[float] | None) -> l
 
 
 def _truth(experiment: Experiment, effect: Effect, baselines: Mapping[str, Baseline]) -> FloatArray:
-    """True relative effects, shape (metric,)."""
-    metrics = judged_metrics(experiment)
-    given = effect if isinstance(effect, Mapping) else {experiment.goal.name: effect}
-    for name, value in given.items():
-        if name not in baselines:
-            raise NameNotFoundError("goal or guardrail", name, list(baselines))
-        most = 1 / baselines[name].mean - 1 if experiment.metric(name).is_share else np.inf
-        if not -1 < value <= most:
+    """True relative effects, shape (treatment, metric)."""
+    out = np.zeros((len(experiment.treatments), len(baselines)))
+    for row, given in enumerate(_by_treatment(experiment, effect, list(baselines))):
+        for name, value in given.items():
+            if name not in baselines:
+                raise NameNotFoundError("goal or guardrail", name, list(baselines))
+            most = 1 / baselines[name].mean - 1 if experiment.metric(name).is_share else np.inf
+            if not -1 < value <= most:
+                raise SpecError(
+                    f"a true effect of {value:+.0%} on {name!r} is impossible; from a mean of {baselines[name].mean:g} it lies between -100 % and {'any size' if most == np.inf else f'{most:+.0%}'}."
+                )
+            out[row, list(baselines).index(name)] = value
+    return out
+
+
+def _by_treatment(experiment: Experiment, effect: Effect, metrics: list[str]) -> list[dict[str, float]]:
+    """True effects by metric, one mapping per treatment."""
+    arms = experiment.treatments
+    if not isinstance(effect, Mapping):
+        return [_on_goal(experiment, effect)] * len(arms)
+    named = [name for name in effect if name in arms]
+    for name in named:
+        if name in metrics:
             raise SpecError(
-                f"a true effect of {value:+.0%} on {name!r} is impossible; from a mean of {baselines[name].mean:g} it lies between -100 % and {'any size' if most == np.inf else f'{most:+.0%}'}."
+                f"{name!r} is a treatment and a metric of {experiment.name!r}, so an effect on it can mean either. Rename one of them."
             )
-    return np.array([float(given.get(metric.name, 0.0)) for metric in metrics])
+    if not named:
+        plain = {name: value for name, value in effect.items() if not isinstance(value, Mapping)}
+        if len(plain) < len(effect):
+            raise NameNotFoundError("treatment", next(name for name in effect if name not in plain), list(arms))
+        return [plain] * len(arms)
+    for name in effect:
+        if name not in arms:
+            raise NameNotFoundError("treatment", name, list(arms))
+    found = {
+        name: dict(value) if isinstance(value, Mapping) else _on_goal(experiment, value)
+        for name, value in effect.items()
+    }
+    return [found.get(name, {}) for name in arms]
+
+
+def _on_goal(experiment: Experiment, value: float) -> dict[str, float]:
+    """An effect that names no metric; with several goals it could be on any of them."""
+    if value and len(experiment.goals) > 1:
+        names = [goal.name for goal in experiment.goals]
+        raise SpecError(
+            f"a true effect of {value:+.0%} names no metric, and the goals are {names}. Write {{{names[0]!r}: {value:g}}}."
+        )
+    return {experiment.goal.name: value}
 
 
 def _characteristic(
@@ -282,13 +329,13 @@ def _characteristic(
     def median(chosen: FloatArray) -> float | None:
         return float(np.median(chosen)) if len(chosen) else None
 
+    metrics = judged_metrics(experiment)
     ended = {action: found.action == code(action) for action in ("ship", "roll_back", "conclude_flat", "hold")}
-    harmful = any(
-        metric.margin is not None and (value if metric.direction == "increase" else -value) < -metric.margin
-        for metric, value in zip(judged_metrics(experiment), truth, strict=True)
-    )
+    signs = np.array([1.0 if metric.direction == "increase" else -1.0 for metric in metrics])
+    margins = np.array([np.inf if metric.margin is None else metric.margin for metric in metrics])
+    harmful = (signs * truth < -margins).any(axis=1)
     days = np.median(found.reached, axis=0)
-    treated = float(found.treated.mean())
+    treated = found.treated.mean(axis=0)
     return Characteristic(
         effect=_words(experiment, effect),
         units_per_day=units_per_day,
@@ -300,13 +347,18 @@ def _characteristic(
         days_to_ship=median(found.day[ended["ship"]]),
         days_to_roll_back=median(found.day[ended["roll_back"]]),
         days_to_rung=tuple(float(day) if np.isfinite(day) else None for day in days),
-        treated=treated,
-        harmed=treated if harmful else 0.0,
+        treated=float(treated.sum()),
+        harmed=float(treated[harmful].sum()),
         stated=float(found.stated[ended["ship"]].mean()) if ended["ship"].any() else None,
+        dropped=float(found.dropped.any(axis=1).mean()),
     )
 
 
 def _words(experiment: Experiment, effect: Effect) -> str:
-    given = effect if isinstance(effect, Mapping) else {experiment.goal.name: effect}
-    changed = {name: value for name, value in given.items() if value}
-    return ", ".join(f"{name} {100 * value:+.3g} %" for name, value in changed.items()) or "none"
+    arms = [
+        ", ".join(f"{name} {100 * value:+.3g} %" for name, value in given.items() if value) or "none"
+        for given in _by_treatment(experiment, effect, [metric.name for metric in judged_metrics(experiment)])
+    ]
+    if len(set(arms)) == 1:
+        return arms[0]
+    return "; ".join(f"{name}: {words}" for name, words in zip(experiment.treatments, arms, strict=True))

@@ -74,7 +74,7 @@ def fit_exact(
         cells,
         effects,
         engine="exact",
-        prior=prior or experiment.prior,
+        prior=prior,
         seed=seed,
         versions={"numpy": np.__version__},
         pooled=pooled,
@@ -93,12 +93,12 @@ def posterior_of(
     effects: Sequence[Effect],
     *,
     engine: str,
-    prior: Prior,
+    prior: Prior | None,
     seed: int,
     versions: Mapping[str, str],
     pooled: Sequence[PooledEffect] = (),
 ) -> Posterior:
-    """Effects with the evidence they rest on."""
+    """Effects with the evidence they rest on; `prior` is None where the experiment's own hold."""
     agreed = (experiment.start, experiment.end) if experiment.start and experiment.end else None
     dated = experiment.exposed_at and not experiment.totals
     days = cells.days(least=experiment.min_cell) if dated else agreed
@@ -107,7 +107,7 @@ def posterior_of(
         control=experiment.control,
         effects=tuple(effects),
         engine=engine,
-        prior=prior.id,
+        prior=(prior or experiment.prior).id,
         seed=seed,
         counts={name: cells.count(name) for name in experiment.variants},
         fingerprint=cells.fingerprint,
@@ -116,6 +116,8 @@ def posterior_of(
         checks=cells.checks,
         versions={"expnb": __version__, "python": platform.python_version(), **versions},
         pooled=tuple(pooled),
+        given_prior=prior,
+        cells=cells,
     )
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import date
 from typing import TYPE_CHECKING
 
 from expnb.errors import NameNotFoundError
 from expnb.posterior.effect import SUMMARY_COLUMNS, TEXT_COLUMNS, Effect, Estimate, PooledEffect
 from expnb.posterior.priors.plain import TYPICAL_WORKS, check_works, counted_odds, plain_odds
-from expnb.stats.cells import ALL
+from expnb.spec.prior import Prior
+from expnb.stats.cells import ALL, Cells
 from expnb.stats.checks import Check, figure
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ class Posterior:
     versions : mapping of str to str
     pooled : tuple of PooledEffect
         What the segments of each kind say together, per metric and treatment.
+    given_prior : Prior, optional
+        The prior that `fit` was given in place of the experiment's own.
+    cells : Cells, optional
+        The statistics that the effects were made from, from which a decision can be recomputed; no part of what is compared or shown.
     """
 
     experiment: str
@@ -55,6 +60,8 @@ class Posterior:
     checks: tuple[Check, ...]
     versions: Mapping[str, str]
     pooled: tuple[PooledEffect, ...] = ()
+    given_prior: Prior | None = None
+    cells: Cells | None = field(default=None, repr=False, compare=False)
 
     @property
     def main(self) -> tuple[Effect, ...]:

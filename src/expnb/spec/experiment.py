@@ -21,6 +21,8 @@ from expnb.spec.prior import Prior
 ROW_UNIT = "row"
 TRIGGER_KEY = "(trigger)"
 """Among the segments of cells: "true" for units that met what the experiment changed, "false" for the others; no column is called so."""
+LEAST_ALPHA = 1e-4
+"""Share of false roll backs below which a policy is asked whether it can roll back at all."""
 Shape = Literal["unit", "rows", "events", "totals"]
 
 
@@ -332,6 +334,8 @@ class Experiment(Question):
             yield "no guardrail is named: nothing but the goal can stop this ramp. Which metric must not get worse?"
         if self.policy.aim == "superiority" and self.goal.rope is None and self.policy.ship.expected_loss_abs is None:
             yield f"this policy can never ship: the goal {self.goal.name!r} has no relative rope, and without ship.expected_loss_abs its expected loss is unknown. How much may shipping cost, in units of the metric?"
+        if self.policy.harm_alpha < LEAST_ALPHA:
+            yield f"this policy can hardly ever roll back: harm has to be {100 * self.harm_threshold:.10g} % certain (harm_alpha = {self.policy.harm_alpha:g}). Should the gate not close earlier?"
         yield from self._questions_of_time()
 
     def _questions_of_time(self) -> Iterator[str]:

@@ -91,7 +91,11 @@ class CatalogueFile:
 
 
 def read_experiment(
-    path: str | Path, *, catalogue: Mapping[str, MetricDefinition] | None = None, guardrails: Sequence[str] = ()
+    path: str | Path,
+    *,
+    catalogue: Mapping[str, MetricDefinition] | None = None,
+    guardrails: Sequence[str] = (),
+    policy: Mapping[str, object] | None = None,
 ) -> Experiment:
     """The experiment in a TOML file.
 
@@ -102,6 +106,8 @@ def read_experiment(
         Metrics that the file may refer to by name.
     guardrails : sequence of str
         Catalogue metrics that every experiment inherits as guardrails.
+    policy : mapping, optional
+        Fields of the policy that hold whatever the file says, as an environment sets them.
 
     Returns
     -------
@@ -115,7 +121,7 @@ def read_experiment(
     catalogue = catalogue or {}
     raw = dict(read_toml(path, "experiment file"))
     raw["metrics"] = _resolve_metrics(_tables(raw.get("metrics", []), str(path)), catalogue, guardrails, str(path))
-    raw["policy"] = _with_preset(raw.get("policy", {}), str(path))
+    raw["policy"] = _overridden(_with_preset(raw.get("policy", {}), str(path)), policy or {})
     file = parse(raw, ExperimentFile, str(path))
     parts = {entry.name: getattr(file.experiment, entry.name) for entry in fields(Question)}
     try:
@@ -247,6 +253,17 @@ def _with_preset(raw: object, file: str) -> object:
     except SpecError as error:
         raise SpecFileError(file, str(error)) from error
     return {**chosen, **own}
+
+
+def _overridden(raw: object, policy: Mapping[str, object]) -> object:
+    """A policy with fields of an environment in place of its own; of the tables in it key by key."""
+    if not isinstance(raw, Mapping):
+        return raw
+    both = {
+        key: {**own, **value} if isinstance(own := raw.get(key), Mapping) and isinstance(value, Mapping) else value
+        for key, value in policy.items()
+    }
+    return {**raw, **both}
 
 
 def _tables(raw: object, file: str) -> list[Table]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from expnb.errors import SpecError, check_choice
+from expnb.spec.policy import Policy
 
 KNOWN_ROLES = ("viewer", "analyst", "approver", "operator")
 
@@ -20,13 +22,22 @@ class ApprovalRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """One `[environments.NAME]` table."""
+    """One `[environments.NAME]` table.
+
+    Parameters
+    ----------
+    policy : mapping
+        Fields of `Policy` that hold for every experiment in this environment, whatever its file says; such as stricter thresholds in production.
+    """
 
     flags: str
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     approvals: tuple[ApprovalRule, ...] = ()
+    policy: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for key in self.policy:
+            check_choice("a field of the policy of an environment", key, [part.name for part in fields(Policy)])
         for role in self.roles:
             check_choice('a role (its people follow it, as in `approver = ["ben"]`)', role, KNOWN_ROLES)
 

@@ -19,6 +19,7 @@ MOST_RULES = 60  # so that the state of a panel stays small, whatever the experi
 _LONGEST = 400  # characters of a sentence
 _FIRST = ("not met", "unknown", "met")
 _VERBS = {
+    "start": "start",
     "roll_back": "roll back",
     "ramp_up": "ramp up",
     "ramp_down": "ramp down",
@@ -165,7 +166,7 @@ def button(plan: RampPlan) -> str:
     match plan.verb:
         case "roll_back":
             return f"Roll back: close the gate ({reach} → 0 %)"
-        case "ramp_up" | "ramp_down":
+        case "start" | "ramp_up" | "ramp_down":
             return f"{title(plan, None)}: {reach} → {after.enrolled:g} % enrolled"
         case "drop":
             return (
