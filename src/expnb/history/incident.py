@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from expnb.decisions.decision import Decision
 from expnb.errors import ReplayError
 from expnb.flags.base import Receipt
-from expnb.history.page import Section, as_html, as_markdown, as_text, filled
+from expnb.history.page import Page, Section, filled
 from expnb.history.records import Past, as_workspace, own_entries, past_decisions
 from expnb.history.timeline import Event, receipts, timeline
 from expnb.ledger.ledger import Entry
@@ -22,7 +22,7 @@ _DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Incident:
+class Incident(Page):
     """One time that a treatment was taken back, or should have been.
 
     Parameters
@@ -73,19 +73,6 @@ class Incident:
             return f"{where}: harm was decided on {self.began_at:%Y-%m-%d %H:%M} UTC, and the treatment is still served"
         return f"{where}: treatment taken back on {self.closed_at:%Y-%m-%d %H:%M} UTC"
 
-    def __str__(self) -> str:
-        return as_text(self.title, self._sections())
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return as_html(self.title, self._sections())
-
-    def markdown(self) -> str:
-        """The incident as a page for reviewers."""
-        return as_markdown(self.title, self._sections())
-
     def write(self, decisions: Path) -> Path:
         """The page `NAME/DATE.incident.md` in the folder of decisions, dated by the day on which the incident began; the same incident has the same page.
 
@@ -101,7 +88,8 @@ class Incident:
         page.write_text(self.markdown(), encoding="utf-8")
         return page
 
-    def _sections(self) -> tuple[Section, ...]:
+    def sections(self) -> tuple[Section, ...]:
+        """What happened, under headings."""
         who = [f"{name}: {', '.join(acts)}." for name, acts in self.did.items()]
         return filled(
             [

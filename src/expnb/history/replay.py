@@ -16,7 +16,7 @@ from expnb.decisions.decision import TITLES, Decision
 from expnb.errors import ReplayError
 from expnb.flags.base import Receipt
 from expnb.history.compare import flips, raw_effects, values, verdicts, versions
-from expnb.history.page import Section, as_html, as_text, filled
+from expnb.history.page import Page, Section, filled
 from expnb.history.records import (
     Past,
     as_workspace,
@@ -37,7 +37,7 @@ from expnb.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Replay:
+class Replay(Page):
     """A decision as it was recorded, and the same one taken again.
 
     Parameters
@@ -77,16 +77,8 @@ class Replay:
             return f"{decided}, {'stands' if self.same else 'would be another'} on the source as it is now"
         return f"{decided}, {'is the same' if self.same else 'comes out otherwise'} from its kept cells"
 
-    def __str__(self) -> str:
-        return as_text(self.title, self._sections())
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return as_html(self.title, self._sections())
-
-    def _sections(self) -> tuple[Section, ...]:
+    def sections(self) -> tuple[Section, ...]:
+        """Then and now, under headings."""
         decided = [
             f"Then: {self.recorded.title}.",
             f"Now: {self.replayed.title}.",

@@ -14,7 +14,7 @@ import numpy as np
 from expnb.decisions.decision import TITLES
 from expnb.errors import ExpnbError
 from expnb.history.compare import flips
-from expnb.history.page import Section, as_html, as_markdown, as_text, filled
+from expnb.history.page import Page, Section, filled
 from expnb.history.records import Past, as_workspace, kept_cells, own_entries, past_decisions, recorded, until
 from expnb.history.restated import days_restated, units_restated
 from expnb.history.timeline import CHANGES, receipts, timeline
@@ -31,12 +31,12 @@ Effects = Mapping[tuple[str, str], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Review:
+class Review(Page):
     """What changed since the last look, in sentences.
 
     Parameters
     ----------
-    title : str
+    since : str
         Which look was the last.
     data : tuple of str
         Units and days that came since, and known days that changed; counts only.
@@ -50,7 +50,7 @@ class Review:
         The last two looks side by side: effects, and rules that came out otherwise.
     """
 
-    title: str
+    since: str
     data: tuple[str, ...]
     specification: tuple[str, ...]
     metrics: tuple[str, ...]
@@ -58,20 +58,13 @@ class Review:
     requests: tuple[str, ...]
     looks: tuple[str, ...]
 
-    def __str__(self) -> str:
-        return as_text(self.title, self._sections())
+    @property
+    def title(self) -> str:
+        """Which look was the last."""
+        return self.since
 
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return as_html(self.title, self._sections())
-
-    def markdown(self) -> str:
-        """The review as a page."""
-        return as_markdown(self.title, self._sections())
-
-    def _sections(self) -> tuple[Section, ...]:
+    def sections(self) -> tuple[Section, ...]:
+        """What changed, under headings."""
         return filled(
             [
                 ("Data since then (counts only: this is no look)", self.data or ("Nothing new.",)),
@@ -110,7 +103,7 @@ def review(name: str, workspace: Workspace | str | Path = ".") -> Review:
     edits = list(changes(agreed, experiment)) if agreed else []
     definitions = [edit for edit in edits if _is_definition(edit)]
     return Review(
-        title=_title(name, last),
+        since=_title(name, last),
         data=tuple(_data(ws, entries, experiment, last)),
         specification=(
             *(_edit(edit) for edit in edits if edit not in definitions),
