@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -77,6 +78,10 @@ def cohort(ws, days=5, first=date(2026, 3, 6), effect=0.0):
     )
 
 
+def fitted(exp, frame):
+    return xb.fit(exp, xb.load_cohort(exp, frame))
+
+
 def look(ws, **data):
     exp = ws.experiment("button")
     return ws.decide(exp, xb.fit(exp, xb.load_cohort(exp, cohort(ws, **data))))
@@ -131,6 +136,28 @@ def test_a_start_is_no_way_round_the_first_rung(ws):
     with pytest.raises(errors.FlagError, match="is not registered as it stands now"):
         ws.apply(plan)
     assert ws.flag(exp).exposure.enrolled == 0
+
+
+@pytest.mark.parametrize("more", [{"serve": "green"}, {"holdback": 5}, {"enrolled": 100}], ids=str)
+def test_a_forged_start_opens_nothing(ws, more):
+    exp = ws.experiment("button")
+    ws.create_flag(exp)
+    ws.register(exp)
+    plan = ws.start(exp)
+    with pytest.raises(errors.FlagError, match="is not the first rung"):
+        ws.apply(replace(plan, after=replace(plan.after, **more)))
+    assert ws.flag(exp).exposure.treated == 0
+
+
+def test_nobody_is_exposed_to_what_was_decided_to_be_harmful(ws):
+    ws.register(ws.experiment("button"))
+    exp = ws.experiment("button")
+    ws.create_flag(exp)
+    frame = cohort(ws)
+    frame.loc[frame["arm"] == "green", "crashed"] = frame.index[frame["arm"] == "green"] % 10 == 0
+    assert ws.decide(exp, fitted(exp, frame)).action == "roll_back"
+    with pytest.raises(errors.FlagError, match="the newest decision on 'button' is to roll back"):
+        ws.start(exp)
 
 
 def test_a_start_needs_the_approvals_of_any_plan(ws):
@@ -233,6 +260,68 @@ def test_where_approvals_are_asked_for_a_late_registration_needs_one(ws):
     assert not [rule for rule in look(ana).rules if rule.name == "agreement"]
 
 
+def test_what_was_agreed_still_closes_the_gate_while_a_looser_file_waits(running):
+    frame = cohort(running, days=5)
+    frame["crashed"] = frame.index % np.where(frame["arm"] == "green", 5, 10) == 0  # twice as often
+    edit(running, "margin = 0.2", "margin = 0.99")
+    loose = running.experiment("button")
+    decision = running.decide(loose, xb.fit(loose, xb.load_cohort(loose, frame)))
+    assert decision.action == "roll_back"
+    assert "worse than the margin of 20 %" in decision.reasons[0]
+
+
+def test_a_verdict_of_a_policy_that_nobody_agreed_to_ships_nothing_later(running):
+    exp = running.experiment("button")
+    easy = replace(exp, policy=replace(exp.policy, min_days=1, verdict_days=7))
+    first = opened(running.root, days=1)
+    assert "agreement" in {rule.name for rule in first.decide(easy, fitted(easy, cohort(running, days=5))).rules}
+    later = opened(running.root, days=2).decide(exp, fitted(exp, cohort(running, days=6)))
+    assert not [note for note in later.notes if "judged every" in note]
+
+
+def test_a_posterior_of_another_specification_is_refused(running):
+    exp = running.experiment("button")
+    wider = replace(exp, metrics=(exp.metrics[0], replace(exp.metrics[1], margin=0.9)))
+    for other in (wider, replace(exp, metrics=exp.metrics[:1])):
+        with pytest.raises(errors.SpecError, match="fitted with other metrics, margins, arms"):
+            running.decide(exp, fitted(other, cohort(running)))
+
+
+def test_a_posterior_under_a_prior_of_ones_choice_raises_nothing(running):
+    exp = running.experiment("button")
+    decision = running.decide(exp, xb.fit(exp, xb.load_cohort(exp, cohort(running)), prior="flat"))
+    assert decision.action == "hold"
+    assert "fitted under the prior flat in place of" in decision.reasons[0]
+
+
+def test_another_experiment_cannot_move_a_flag_that_is_open(running):
+    path = running.root / "experiments" / "button.toml"
+    (path.parent / "button_again.toml").write_text(path.read_text().replace('name = "button"', 'name = "button_again"'))
+    again = running.experiment("button_again")
+    running.register(again)
+    decision = running.decide(again, fitted(again, cohort(running)))
+    with pytest.raises(errors.FlagError, match="is open in production for the experiment 'button'"):
+        running.apply(running.plan(decision))
+    with pytest.raises(errors.FlagError, match="was open in production before"):
+        running.start(again)
+
+
+def test_who_registered_without_a_name_is_nobody_else(ws):
+    exp = ws.experiment("button")
+    ws._record("registered", {"experiment": "button", "spec_hash": exp.spec_hash, "spec": exp})
+    with pytest.raises(errors.ApprovalError, match="is not recorded"):
+        ws.agree(exp)
+    assert ws.register(exp).body["actor"] == "ana"
+
+
+@pytest.mark.parametrize("name", ["ANA ", "ana\u200b", "\uff41na"])
+def test_another_spelling_is_no_other_person(running, name):
+    exp = looser(running)
+    running.register(exp, reason="a try")
+    with pytest.raises(errors.ApprovalError, match="registered this specification"):
+        opened(running.root, name).agree(exp)
+
+
 # --- looks ---------------------------------------------------------------------------------------------
 
 
@@ -302,3 +391,40 @@ def test_an_unknown_field_of_an_environments_policy_is_refused(ws):
     path.write_text(path.read_text() + "policy = { min_dais = 1 }\n")
     with pytest.raises(errors.ExpnbError, match="min_dais"):
         opened(ws.root)
+
+
+def test_who_may_only_look_registers_nothing(ws):
+    table = ws.config.environments["production"]
+    roles = {"viewer": ("zoe",), "analyst": ("ana",)}
+    config = replace(ws.config, environments={"production": replace(table, roles=roles)})
+    exp = ws.experiment("button")
+    with pytest.raises(errors.ApprovalError, match="'zoe' may not register"):
+        replace(ws, config=config, actor="zoe").register(exp)
+    assert replace(ws, config=config).register(exp).body["actor"] == "ana"
+
+
+def test_a_look_in_one_environment_is_one_before_a_registration_in_another(two):
+    clock = {"actor": "ana", "clock": lambda: NOW}
+    test, production = (xb.open_workspace(two, environment=name, **clock) for name in ("test", "production"))
+    for ws in (test, production):
+        ws.create_flag(ws.experiment("button"))
+    test.register(test.experiment("button"))
+    look(test)
+    looser(production)
+    production.register(production.experiment("button"))
+    assert "first registered after a look" in look(production).reasons[0]
+
+
+def test_the_same_file_written_another_way_is_the_same_place(ws):
+    (ws.root / "expnb.toml").write_text(
+        'schema = 1\n[environments.a]\nflags = "flagd:f.json"\n[environments.b]\nflags = "flagd:./f.json"\n'
+    )
+    with pytest.raises(errors.SpecError, match="have the same flags"):
+        xb.open_workspace(ws.root, environment="a")
+
+
+def test_a_wrong_policy_of_an_environment_is_named_as_such(ws):
+    path = ws.root / "expnb.toml"
+    path.write_text(path.read_text() + "policy = { min_days = -1 }\n")
+    with pytest.raises(errors.SpecFileError, match="with the policy of the environment 'production' in expnb.toml"):
+        opened(ws.root).experiment("button")

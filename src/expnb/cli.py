@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from expnb._version import __version__
-from expnb.errors import ExpnbError, ParameterError, SpecError
+from expnb.errors import (
+    CohortError,
+    ExpnbError,
+    NameNotFoundError,
+    ParameterError,
+    PathNotFoundError,
+    SourceError,
+    SpecError,
+)
 from expnb.spec.canonical import to_json
 
 if TYPE_CHECKING:
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
     from expnb.decisions.plan import RampPlan
     from expnb.spec.experiment import Experiment
     from expnb.spec.flag import FlagState
+    from expnb.stats.cells import Cells
     from expnb.workspace import Workspace
 
 BAD_INPUT, FAILURE = 2, 1
@@ -98,13 +107,26 @@ def check(
         ),
     ] = None,
     effect: Annotated[
-        list[float] | None,
-        typer.Option(help="With --simulate: true relative effect on the goal, 0.03 is +3 %; 0 when left out."),
+        list[str] | None,
+        typer.Option(
+            help="With --simulate: true relative effect, 0.03 is +3 %; on the goal, or by name: NAME=0.03,NAME=-0.01. Repeated for other worlds; 0 when left out."
+        ),
     ] = None,
 ) -> None:
     """Read an experiment as its policy will: sentences, open questions; and what the policy would do."""
+    if not simulate and (baseline or effect):
+        raise ParameterError(
+            f"{'--baseline' if baseline else '--effect'} says what to simulate, and nothing is simulated. Add --simulate, or leave it out."
+        )
     opened = _open(workspace, environment)
     experiment = opened.experiment(name)
+    if simulate:
+        worlds = [_effect(experiment, text) for text in effect or ["0"]]
+        given = _baselines(opened, experiment, baseline)
+        if experiment.traffic is None:
+            raise SpecError(
+                f"the traffic of {name!r} is unknown. Add it to its file: [traffic] and units_per_day = 6000 on the next line."
+            )
     typer.echo(f"{experiment.name}: {experiment.hypothesis}")
     for sentence in experiment.policy.sentences():
         typer.echo(f"  - {sentence}")
@@ -113,25 +135,82 @@ def check(
     if simulate:
         from expnb.planning.simulate import simulate_policy  # noqa: PLC0415 - half a second that other checks need not wait for
 
-        given = _baselines(baseline) if baseline else opened.load(experiment).cells
-        typer.echo(str(simulate_policy(experiment, baseline=given, effects=effect or [0.0])))
+        typer.echo(str(simulate_policy(experiment, baseline=given, effects=worlds)))
 
 
-def _baselines(given: list[str]) -> dict[str, float | tuple[float, float]]:
-    """Baselines as they are written on the command line."""
+def _effect(experiment: Experiment, text: str) -> float | dict[str, float]:
+    """A true effect as it is written on the command line: a number for the goal, or numbers by name."""
+    goals = [goal.name for goal in experiment.goals]
+    example = ",".join(f"{name}=0.05" for name in goals[:2])
+    try:
+        if "=" not in text:
+            value = float(text)
+            if value and len(goals) > 1:
+                raise SpecError(
+                    f"--effect {text} names no metric, and the goals are {goals}. Write --effect {goals[0]}=0.05, or --effect {example}."
+                )
+            return value
+        pairs = [part.split("=") for part in text.split(",")]
+        found = {metric.strip(): float(number) for metric, number in pairs}
+    except ValueError as error:
+        if isinstance(error, SpecError):
+            raise
+        raise SpecError(f"--effect {text} cannot be read. Write --effect 0.05, or --effect {example}.") from error
+    if len(found) < len(pairs):
+        raise SpecError(f"--effect {text} names a metric twice. Repeat --effect for another world.")
+    return found
+
+
+def _baselines(
+    opened: Workspace, experiment: Experiment, given: list[str] | None
+) -> dict[str, float | tuple[float, float]] | Cells:
+    """Baselines as they are written on the command line; the cells of the experiment's own data without any."""
+    from expnb.planning.judging import judged_metrics  # noqa: PLC0415 - each command loads what it needs
+
+    judged = judged_metrics(experiment)
+    usual = {metric.name: f"--baseline {metric.name}={'0.1' if metric.is_share else '10,15'}" for metric in judged}
+    if not given:
+        try:
+            return opened.load(experiment).cells
+        except (SpecError, CohortError, SourceError, PathNotFoundError) as error:
+            raise SpecError(
+                f"no data of {experiment.name!r} say what its metrics are without a change ({str(error).rstrip('.')}). Write {' '.join(usual.values())}."
+            ) from error
     found: dict[str, float | tuple[float, float]] = {}
     for text in given:
-        name, _, numbers = text.partition("=")
-        try:
-            values = [float(part) for part in numbers.split(",")]
-        except ValueError:
-            values = []
-        if not name or len(values) not in {1, 2}:
-            raise SpecError(
-                f"the baseline {text!r} cannot be read. Write bought=0.1 for a share, or revenue=10,15 for mean and standard deviation."
+        name, values = _baseline(text)
+        if name in found:
+            raise SpecError(f"--baseline names {name!r} twice. Give each metric one.")
+        if name not in usual:
+            raise NameNotFoundError("goal or guardrail", name, list(usual))
+        found[name] = values
+    for metric in judged:
+        if metric.name not in found:
+            raise SpecError(f"metric {metric.name!r} has no baseline. Add {usual[metric.name]}.")
+        own = found[metric.name]
+        usable = (
+            not isinstance(own, tuple) and 0 < own < 1 if metric.is_share else isinstance(own, tuple) and min(own) > 0
+        )
+        if not usable:
+            is_what = (
+                "one number between 0 and 1" if metric.is_share else "a mean and a standard deviation, both above 0"
             )
-        found[name] = values[0] if len(values) == 1 else (values[0], values[1])
+            raise SpecError(f"the baseline of {metric.name!r} is {is_what}. Write {usual[metric.name]}.")
     return found
+
+
+def _baseline(text: str) -> tuple[str, float | tuple[float, float]]:
+    """A name and its number, or mean and standard deviation."""
+    name, _, numbers = text.partition("=")
+    try:
+        values = [float(part) for part in numbers.split(",")]
+    except ValueError:
+        values = []
+    if not name or len(values) not in {1, 2}:
+        raise SpecError(
+            f"the baseline {text!r} cannot be read. After --baseline comes NAME=NUMBER. Write bought=0.1 for a share, or revenue=10,15 for mean and standard deviation."
+        )
+    return name, values[0] if len(values) == 1 else (values[0], values[1])
 
 
 @app.command()
@@ -149,7 +228,10 @@ def plan(
     units_per_day: Annotated[
         float | None, typer.Option(help="Eligible units per day; the experiment's traffic when left out.")
     ] = None,
-    days: Annotated[int, typer.Option(help="Daily looks at most.")] = 56,
+    days: Annotated[
+        int | None,
+        typer.Option(min=1, help="Daily looks at most; up to the experiment's end when left out, 56 without one."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say before the data how likely the policy has acted by each day, which effects it can find, and which margins can be shown."""
@@ -157,7 +239,13 @@ def plan(
 
     opened = _open(workspace, environment)
     experiment = opened.experiment(name)
-    given = _baselines(baseline) if baseline else opened.load(experiment).cells
+    if units_per_day is None and experiment.traffic is None:
+        raise SpecError(
+            f"the traffic of {name!r} is unknown. Write --units-per-day 6000, or add [traffic] units_per_day to its file."
+        )
+    if units_per_day is not None and not 0 < units_per_day < float("inf"):
+        raise SpecError(f"--units-per-day is {units_per_day:g}; it must be above 0. Write --units-per-day 6000.")
+    given = _baselines(opened, experiment, baseline)
     found = plan_experiment(experiment, baseline=given, daily_units=units_per_day, days=days)
     typer.echo(_json(found) if as_json else str(found))
 
@@ -178,6 +266,9 @@ def backlog(
     from expnb.planning.backlog import prioritise, read_proposals  # noqa: PLC0415 - each command loads what it needs
     from expnb.posterior.priors.past import learnt_or_default  # noqa: PLC0415
 
+    for option, value in (("days", days), ("months", months)):
+        if not 0 < value < float("inf"):
+            raise SpecError(f"--{option} is {value:g}; it must be above 0. Write --days 28 --months 12.")
     effects = _open(workspace, environment).past_effects()
     given = [
         replace(one, prior=learnt_or_default(effects, one.metric, "conversion" if one.sd is None else "mean"))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -28,6 +28,7 @@ from expnb.errors import (
     PathNotFoundError,
     PushUncertainError,
     SpecError,
+    SpecFileError,
 )
 from expnb.flags.base import FlagBackend, Receipt
 from expnb.flags.connect import connect
@@ -102,7 +103,8 @@ def open_workspace(
         )
     if name not in config.environments:
         raise NameNotFoundError("environment", name, list(config.environments))
-    shared = [other for other, table in config.environments.items() if table.flags == config.environments[name].flags]
+    places = {other: _place(root, table.flags) for other, table in config.environments.items()}
+    shared = [other for other, place in places.items() if place == places[name]]
     if len(shared) > 1:
         raise SpecError(
             f"the environments {shared} have the same flags {config.environments[name].flags!r}; a push in one would move the other. "
@@ -114,6 +116,12 @@ def open_workspace(
     return Workspace(
         root=root, config=config, environment=name, actor=getpass.getuser() if actor is None else actor, clock=clock
     )
+
+
+def _place(root: Path, flags: str) -> str:
+    """Where flags are, whatever way the path to a file is written."""
+    scheme, _, rest = flags.partition(":")
+    return f"{scheme}:{(root / rest).resolve()}" if scheme == "flagd" else flags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +195,16 @@ class Workspace:
             raise NameNotFoundError("experiment", name, self.experiments)
         defaults = self.config.defaults
         path = self.root / "experiments" / f"{name}.toml"
-        experiment = read_experiment(
-            path, catalogue=self.catalogue, guardrails=defaults.guardrails, policy=self._table.policy
-        )
+        try:
+            experiment = read_experiment(
+                path, catalogue=self.catalogue, guardrails=defaults.guardrails, policy=self._table.policy
+            )
+        except SpecFileError as error:
+            if not self._table.policy:
+                raise
+            raise SpecFileError(
+                str(path), f"with the policy of the environment {self.environment!r} in expnb.toml: {error}"
+            ) from error
         if experiment.name != name:
             raise SpecError(
                 f"experiments/{name}.toml holds the experiment {experiment.name!r}; file and experiment have one name. Rename one of them."
@@ -231,9 +246,9 @@ class Workspace:
     def questions(self, experiment: Experiment) -> Iterator[str]:
         """What a careful reader would ask about this specification, its catalogue and its registration."""
         yield from experiment.questions()
-        goal = experiment.goal
-        if not goal.certified:
-            yield f"the goal {goal.name!r} is not certified: nobody vouches for its definition. Who owns it, and may it decide?"
+        for goal in experiment.goals:
+            if not goal.certified:
+                yield f"the goal {goal.name!r} is not certified: nobody vouches for its definition. Who owns it, and may it decide?"
         registered = self._registered_metrics(experiment)
         for edit in filter(None, (silent_edit(metric, registered) for metric in experiment.metrics)):
             yield f"{edit} since {experiment.name!r} was registered. Is it still the metric that was agreed? Give it a new version, and register again."
@@ -370,10 +385,14 @@ class Workspace:
         ------
         SpecError
             If it loosens something after the first look, without a reason.
+        ApprovalError
+            If the actor lacks the role.
         """
+        self._allow("register")
         entries = self._own(experiment.name)
         last = next((entry for entry in reversed(entries) if entry.kind == "registered"), None)
-        if last and last.body["spec_hash"] == experiment.spec_hash:
+        # Older registrations lack their author, or the specification itself: nobody can agree to those.
+        if last and last.body["spec_hash"] == experiment.spec_hash and {"actor", "spec"} <= last.body.keys():
             return last
         loosened = [edit.sentence for edit in loosened_since(experiment, entries)]
         if loosened and not reason.strip():
@@ -503,22 +522,34 @@ class Workspace:
         own = self._own(experiment.name)
         seen = {entry.body["fingerprint"]: entry for entry in own if entry.kind == "look"}
         is_new = posterior.fingerprint not in seen
-        look = _looks(own) + 1 if is_new else cast("int", seen[posterior.fingerprint].body["look"])
+        look = _looks(own) + 1
+        if not is_new:
+            tried = [entry for entry in own if entry.kind == "view"]
+            views = sum(entry.body["fingerprint"] == posterior.fingerprint for entry in tried)
+            look = cast("int", seen[posterior.fingerprint].body["look"]) + views
         agreed = self._agreement(experiment, own, posterior)
         recorded = self._decisions(experiment.name)
         before = self._last_step(self.ref(experiment), recorded)
-        others = [(key, one) for key, one in reversed(recorded) if one.fingerprint != posterior.fingerprint]
+        agreed_on = [(key, one) for key, one in recorded if not any(rule.name == "agreement" for rule in one.rules)]
+        others = [(key, one) for key, one in reversed(agreed_on) if one.fingerprint != posterior.fingerprint]
         judged_hash, judged = next(((key, one) for key, one in others if was_judged(one)), ("", None))
-        decision = decide(
-            experiment,
-            posterior,
+        unagreed = (*agreed.missing, *_other_prior(experiment, posterior))
+        ask = partial(
+            decide,
             flag=self.flag(experiment),
             looks=look,
             now=self.clock(),
             before=before.units if before else None,
             judged=judged,
-            unagreed=agreed.missing,
+            unagreed=unagreed,
         )
+        decision = ask(experiment, posterior)
+        if agreed.missing and decision.action != "roll_back":
+            # What was agreed still closes the gate, whatever the file says by now.
+            for held, answer in _what_holds(agreed.holds, posterior):
+                strict = ask(held, answer)
+                if strict.action == "roll_back":
+                    experiment, posterior, decision = held, answer, strict
         outlook = _outlook(experiment, posterior, decision)
         decision = replace(decision, notes=(*decision.notes, *agreed.notes), outlook=tuple(outlook))
         if is_new:
@@ -546,7 +577,7 @@ class Workspace:
                     "cells": self._keep(posterior),
                     "before": before.units if before else None,
                     "judged": judged_hash,
-                    "unagreed": agreed.missing,
+                    "unagreed": unagreed,
                 },
             }
             self._record("decision", {"experiment": experiment.name, **facts})
@@ -563,7 +594,7 @@ class Workspace:
         facts = {"fingerprint": posterior.fingerprint, "policy_hash": tried.policy_hash}
         looked = [entry for entry in own if entry.kind == "look"]
         known = [entry for entry in own if entry.kind == "view" and facts.items() <= entry.body.items()]
-        if looked and not known and tried.policy_hash != experiment.policy_hash:
+        if looked and not known and tried.policy_hash != self.experiment(experiment.name).policy_hash:
             self._record(
                 "view", {"experiment": experiment.name, "environment": self.environment, "actor": self.actor, **facts}
             )
@@ -787,6 +818,7 @@ class Workspace:
         elif plan.raises_treated:
             self._check_evidence(plan)
         if plan.raises_treated:
+            self._check_owner(plan)
             check_approvals(self.ledger, plan, self._table.approvals)
 
     def _planned_on_killed(self, plan: RampPlan) -> bool:
@@ -794,20 +826,41 @@ class Workspace:
         state = self.flags.read(plan.ref)
         return not state.enabled and state.version == plan.base_version
 
+    def _check_owner(self, plan: RampPlan) -> None:
+        """One experiment at a time opens a flag: what another one learns there would not be its own."""
+        state = self.flags.read(plan.ref)
+        pushed = [entry for entry in self._entries("outcome", plan.ref) if entry.body["applied"]]
+        other = str(pushed[-1].body["experiment"]) if pushed else plan.experiment
+        if other != plan.experiment and (state.exposure.treated or state.exposure.serve):
+            raise FlagError(
+                f"flag {plan.ref.flag!r} is open in {plan.ref.environment} for the experiment {other!r}; one experiment at a time moves it. Nothing was pushed. Give {plan.experiment!r} a flag of its own, or close that ramp first: `expnb rollback {other}`."
+            )
+
     def _check_start(self, plan: RampPlan) -> None:
         """The first rung of what was registered, on a flag that was never open."""
         experiment = self.experiment(plan.experiment)
-        registered = next((entry for entry in reversed(self._own(experiment.name)) if entry.kind == "registered"), None)
+        own = self._own(experiment.name)
+        registered = next((entry for entry in reversed(own) if entry.kind == "registered"), None)
         if registered is None or registered.body["spec_hash"] != experiment.spec_hash:
             raise FlagError(
                 f"the specification of {experiment.name!r} is not registered as it stands now; what is tested is agreed before anybody is exposed. Nothing was pushed. Register it: `expnb register {experiment.name}`."
             )
         opened = [_recorded(Receipt, body) for body in self._receipts(plan.ref)]
-        if plan.before.treated or any(receipt.after.exposure.treated for receipt in opened):
+        states = [state for receipt in opened for state in (receipt.before, receipt.after) if state]
+        if plan.before.treated or any(state.exposure.treated or state.exposure.serve for state in states):
             raise FlagError(
                 f"flag {plan.ref.flag!r} was open in {plan.ref.environment} before; the first rung is where nobody was exposed yet. Nothing was pushed. Decide on the data, or go back to an audited state: `expnb restore {experiment.name}`."
             )
-        if (plan.after.enrolled, plan.policy_hash) != (experiment.policy.percents[0], experiment.policy_hash):
+        missing = agreement(experiment, own, first_day=None, approvals=bool(self._table.approvals)).missing
+        if missing:
+            raise FlagError(f"{missing[0]} Nothing was pushed.")
+        newest = next((entry for entry in reversed(own) if entry.kind == "decision"), None)
+        if newest and newest.body["action"] == "roll_back":
+            raise FlagError(
+                f"the newest decision on {experiment.name!r} is to roll back; nobody is exposed on that. Nothing was pushed. Decide again on newer data."
+            )
+        first = replace(plan.before, enrolled=experiment.policy.percents[0])
+        if plan.before.serve or (plan.after, plan.policy_hash) != (first, experiment.policy_hash):
             raise FlagError(
                 f"the plan ({plan.after}) is not the first rung of {experiment.name!r} as it stands now, {experiment.policy.percents[0]:g} %. Nothing was pushed. Plan again: ws.start(exp)."
             )
@@ -963,6 +1016,31 @@ class Workspace:
         stem.with_suffix(".md").write_text(decision.markdown(), encoding="utf-8")
 
 
+def _other_prior(experiment: Experiment, posterior: Posterior) -> Iterator[str]:
+    """That the posterior was fitted under a prior of somebody's choice."""
+    given, own = posterior.given_prior, experiment.prior_on(experiment.goal.name)
+    if given is not None and given != own:
+        yield f"The posterior was fitted under the prior {given.id} in place of the experiment's own, {own.id}, and nobody agreed to that. Fit without `prior=`, or write it into the file and register it."
+
+
+def _what_holds(agreed: Experiment | None, posterior: Posterior) -> Iterator[tuple[Experiment, Posterior]]:
+    """The specification that was agreed, as far as the data have its metrics, and its posterior."""
+    from expnb.posterior.fit import fit_exact  # noqa: PLC0415 - only where something was changed
+
+    cells = posterior.cells
+    if agreed is None or cells is None or agreed.goal.name not in cells.metrics:
+        return
+    metrics = tuple(metric for metric in agreed.metrics if metric.name in cells.metrics)
+    goal_rule = agreed.policy.goal_rule if sum(metric.role == "goal" for metric in metrics) > 1 else None
+    held = replace(
+        agreed,
+        metrics=metrics,
+        segments=tuple(name for name in agreed.segments if name in cells.segments),
+        policy=replace(agreed.policy, goal_rule=goal_rule),
+    )
+    yield held, fit_exact(held, cells)
+
+
 def _outlook(experiment: Experiment, posterior: Posterior, decision: Decision) -> Iterator[str]:
     """What more data are worth while the ramp goes on, and what so many looks mean."""
     from expnb.planning.looks import looks_in_words  # noqa: PLC0415 - scipy, which a push does not need
@@ -970,7 +1048,7 @@ def _outlook(experiment: Experiment, posterior: Posterior, decision: Decision) -
 
     if decision.action != "roll_back" and decision.to.enrolled and not decision.flag.exposure.serve:
         yield from value_of_waiting(
-            experiment, posterior, enrolled=decision.to.enrolled, variant=decision.variant
+            experiment, posterior, enrolled=decision.to.enrolled, variant=decision.variant, dropped=decision.to.dropped
         ).sentences
     yield looks_in_words(experiment, posterior, decision.looks)
 

@@ -3,12 +3,17 @@
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import expnb as xb
+from expnb.decisions.rules import as_served, quality_rules, sample_ratio_check
 from expnb.errors import SpecError
+from expnb.spec.experiment import Epoch
 from expnb.spec.flag import Exposure, FlagRef, FlagState
 from expnb.spec.policy import Ship
+from expnb.stats.checks import Check
 
 NOW = datetime(2017, 2, 20, 12, tzinfo=UTC)
 WEAK = {"p_above_rope": 0.6, "expected_loss_rel": 0.01, "p_rope": 0.3, "p_best": 0.7}
@@ -103,10 +108,15 @@ def ask_three(three_arms, goal, guardrail, posterior_of):
         counts=None,
         experiment=three_arms,
         judged=None,
+        checks=(),
+        fourth=None,
         **exposure,
     ):
         second, guarded = second or {}, guardrail_of_second or {}
-        arms = {"weights": three_arms.weights, "control": "gate_30"}
+        if fourth:
+            experiment = replace(experiment, weights={**experiment.weights, "gate_60": 25})
+        arms = {"weights": experiment.weights, "control": "gate_30"}
+        more = [replace(goal, variant="gate_60", **fourth), replace(guardrail, variant="gate_60")] if fourth else []
         flag = FlagState(
             FlagRef("gate-position", "production"),
             Exposure(**arms, enrolled=enrolled, **exposure),
@@ -119,8 +129,11 @@ def ask_three(three_arms, goal, guardrail, posterior_of):
             guardrail,
             replace(goal, variant="gate_50", **({"p_best": 0.0005} | second)),
             replace(guardrail, variant="gate_50", **guarded),
-            counts=counts or {"gate_30": 40_000, "gate_40": 20_000, "gate_50": 20_000},
+            *more,
+            counts=counts
+            or {"gate_30": 40_000, "gate_40": 20_000, "gate_50": 20_000} | ({"gate_60": 9_000} if more else {}),
         )
+        posterior = replace(posterior, checks=checks)
         return xb.decide(experiment, posterior, flag=flag, looks=1, now=NOW, judged=judged)
 
     return make
@@ -284,3 +297,98 @@ def test_data_may_age_where_the_policy_does_not_ask(open_ended, goal, guardrail,
     asked = replace(open_ended, policy=replace(open_ended.policy, max_age_days=0))
     posterior = replace(posterior_of(goal, guardrail), last_day=date(2017, 1, 1))
     assert xb.decide(asked, posterior, flag=flag_at(25), looks=1, now=NOW).action == "ramp_up"
+
+
+def test_views_of_arm_sizes_do_not_miss_an_arm_that_nobody_gets(ask_three):
+    views = tuple(
+        Check(name, 0.001, "warn", f"{name}: gate_50 has fewer units") for name in ("sample_ratio:country", "days")
+    )
+    duplicates = Check("duplicates", 3.0, "warn", "3 units occur twice.")
+    kept = ask_three(checks=(*views, duplicates)).notes
+    left_out = ask_three(checks=(*views, duplicates), dropped=("gate_50",)).notes
+    assert {check.sentence for check in views} <= set(kept)
+    assert not {check.sentence for check in views} & set(left_out)
+    assert duplicates.sentence in left_out
+    assert any(note.startswith("gate_50 was dropped") for note in left_out)
+
+
+def test_a_treatment_that_came_back_is_not_concluded_flat_unjudged(ask_three):
+    judged = ask_three({}, first=FLAT | {"p_best": 0.1}, enrolled=100, dropped=("gate_50",))
+    assert judged.action == "conclude_flat"
+    back = ask_three(WEAK, first=FLAT, enrolled=100, judged=judged)
+    assert back.action != "conclude_flat"
+
+
+def test_after_a_drop_the_best_is_the_best_of_those_that_are_left(ask_three):
+    nobody = {"p_best": 1e-300}  # the dropped one was by far the best
+    decision = ask_three(
+        nobody | {"effect_rel_post": 0.2, "p_improvement": 1.0},
+        first=nobody | {"effect_rel_post": 0.1, "p_improvement": 1.0},
+        fourth={"p_best": 1.0},
+        dropped=("gate_60",),
+    )
+    assert decision.variant == "gate_50"
+
+
+# --- sample ratios after a drop -----------------------------------------------------------------
+
+
+def three_arm_cohort(experiment, *, days=14, dropped_after=5, triggered=None):
+    """Units of three arms, of which the last came in on the first days only; `triggered` are shares per arm."""
+    rows = []
+    for arm in experiment.variants:
+        n = 200 * (dropped_after if arm == "gate_50" else days)
+        day = np.repeat(np.arange(n // 200), 200)
+        part = {
+            "version": arm,
+            "ts": pd.Timestamp("2017-02-01 12:00") + pd.to_timedelta(day, unit="D"),
+            "retention_7": np.resize([1, 0, 0, 0, 1], n),
+            "retention_1": np.resize([1, 0], n),
+            "saw": np.resize(np.arange(100), n) < 100 * (triggered or {}).get(arm, 0.7),
+        }
+        rows.append(pd.DataFrame(part))
+    frame = pd.concat(rows, ignore_index=True)
+    return frame.assign(userid=np.arange(len(frame)))
+
+
+@pytest.fixture
+def dated_arms(gate_position):
+    """Three equal arms whose units have a day, with a flag that serves two of them."""
+    weights = {"gate_30": 1, "gate_40": 1, "gate_50": 1}
+    return replace(gate_position, weights=weights, exposed_at="ts", start=None, end=None)
+
+
+def fitted(experiment, **data):
+    return xb.fit(experiment, xb.load_cohort(experiment, three_arm_cohort(experiment, **data)))
+
+
+def arms_left(experiment, *dropped):
+    return Exposure(weights=experiment.weights, control="gate_30", enrolled=50, dropped=dropped)
+
+
+def test_epochs_after_a_drop_hold_only_what_is_served_against_its_weights(dated_arms):
+    epochs = replace(dated_arms, epochs=(Epoch(start=date(2017, 2, 3), weights=dated_arms.weights),))
+    posterior = fitted(epochs)
+    assert sample_ratio_check(epochs, posterior, arms_left(epochs)).outcome == "block"
+    left = sample_ratio_check(epochs, posterior, arms_left(epochs, "gate_50"))
+    assert left.outcome == "ok"
+    assert "gate_50" not in left.sentence
+    assert "epoch 2: every arm is within" in left.sentence
+    other = replace(epochs, epochs=(Epoch(start=date(2017, 2, 3), weights={"gate_30": 2, "gate_40": 1, "gate_50": 1}),))
+    assert sample_ratio_check(other, fitted(other), arms_left(other, "gate_50")).outcome == "block"
+
+
+def test_triggered_units_after_a_drop_are_those_of_the_served_arms(dated_arms):
+    triggered = replace(dated_arms, trigger="saw")
+
+    def blocking(posterior, *dropped):
+        checks = as_served(triggered, posterior, arms_left(triggered, *dropped)).checks
+        return [rule.sentence for rule in quality_rules(checks) if "riggered" in rule.sentence]
+
+    posterior = fitted(triggered)
+    assert "gate_50" in blocking(posterior)[0]
+    assert not blocking(posterior, "gate_50")
+    checks = as_served(triggered, posterior, arms_left(triggered, "gate_50")).checks
+    assert [check.name for check in checks] == [check.name for check in posterior.checks]
+    leak = fitted(triggered, triggered={"gate_40": 0.5})  # the arm decides who is triggered
+    assert "gate_40" in blocking(leak, "gate_50")[0]

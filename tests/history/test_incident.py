@@ -11,6 +11,7 @@ from tests.test_workspace import NOW
 import expnb as xb
 from expnb import errors
 from expnb.cli import main
+from expnb.decisions.plan import plan_change
 
 
 def at(ws, hours, actor):
@@ -164,3 +165,54 @@ def test_the_command_writes_the_page(rolled_back, capsys):
     assert f"page: {page}" in call("incident", "gate_position")
     assert page.read_text().startswith("# gate_position in production: treatment taken back on 2017-02-20 15:00 UTC\n")
     assert "no incident" in call("incident", "email_campaign")
+
+
+# --- what answers harm ------------------------------------------------------------------------------
+
+
+def harmed(shop):
+    """A decision to roll back, which nobody followed yet."""
+    for number in (1, 2):
+        shop.day(number, n=4000, lift=-0.6)
+    assert shop.decide().action == "roll_back"
+    shop.now += timedelta(hours=5)
+
+
+def push(shop, verb, to):
+    """A change that somebody asked for."""
+    ws = shop.as_("ben")
+    experiment = ws.experiment("checkout")
+    state = ws.flag(experiment)
+    after = replace(state.exposure, **to)
+    return ws.apply(plan_change(verb, experiment, state, after, reason="As agreed.", now=shop.now))
+
+
+@pytest.mark.parametrize(
+    ("verb", "to"),
+    [
+        ("ramp_down", {"enrolled": 0}),
+        ("conclude_flat", {"serve": "old"}),
+        ("ship", {"serve": "old"}),
+    ],
+)
+def test_harm_is_answered_by_any_change_after_which_it_is_not_served(shop, verb, to):
+    harmed(shop)
+    push(shop, verb, to)
+    told = xb.incident("checkout", shop.ws)
+    assert told.title == f"checkout in production: treatment taken back on {shop.now:%Y-%m-%d %H:%M} UTC"
+    assert told.closed_at == shop.now
+    assert "5.0 hours after harm was decided" in str(told)
+
+
+def test_a_change_that_leaves_harm_served_is_no_answer(shop):
+    shop.open_to(50)
+    harmed(shop)
+    push(shop, "ramp_down", {"enrolled": 1})
+    assert "and the treatment is still served" in xb.incident("checkout", shop.ws).title
+
+
+def test_without_harm_a_conclusion_is_no_incident(shop):
+    shop.day(1)
+    shop.decide()
+    push(shop, "conclude_flat", {"serve": "old"})
+    assert "no incident" in xb.incident("checkout", shop.ws).title

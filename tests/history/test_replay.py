@@ -127,6 +127,17 @@ def test_values_are_the_same_up_to_rounding_and_of_draws_up_to_their_error(decid
     assert list(values(*moved("harm", 1e-3, "pymc")))  # harm is judged by the exact engine
 
 
+def test_another_threshold_is_a_difference_though_nothing_comes_out_otherwise(decided, monkeypatch):
+    shop, decision = decided
+    name = next(rule.name for rule in decision.rules if rule.name == "guardrail")
+    monkeypatch.setattr("expnb.decisions.rules.GUARDRAIL_EARLY", 0.49)
+    replayed = xb.replay(decision, workspace=shop.ws)
+    assert not replayed.same
+    assert f"Rule {name} of spend under new had the threshold 0.5, and has 0.51." in replayed.differences
+    none = tuple(replace(rule, threshold=None) for rule in decision.rules)
+    assert any("and has none." in one for one in values(decision, replace(decision, rules=none)))
+
+
 def test_a_rule_that_only_one_of_two_decisions_asked_is_named(decided):
     _, decision = decided
     fewer = replace(decision, rules=decision.rules[1:])

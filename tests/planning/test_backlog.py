@@ -57,6 +57,18 @@ def proposal(name="form", **other):
     return Proposal(**({"name": name, "metric": "bought", "mean": 0.1, "reach": 10_000} | other))
 
 
+@pytest.mark.parametrize("direction", ["increase", "decrease"])
+def test_more_traffic_is_worth_more_however_precise_the_data_get(direction):
+    reach = np.geomspace(1e3, 1e13, 60)
+    rows = [prioritise([proposal(reach=each, mean=0.9, direction=direction)]).rows[0] for each in reach]
+    chances, gains = [row.chance for row in rows], np.array([row.gain for row in rows])
+    assert chances == sorted(chances)
+    assert (np.diff(gains) >= -1e-7).all()
+    assert gains[-1] == pytest.approx(gains[30], rel=0.01)
+    assert (np.diff([row.value for row in rows]) > 0).all()
+    assert rows[-1].days_needed == 1
+
+
 def test_value_is_gain_times_reach_less_cost():
     (row,) = prioritise([proposal(cost=500)], months=6).rows
     assert row.per_month == pytest.approx(row.gain * 0.1 * 10_000 * 30)
@@ -129,6 +141,29 @@ def test_a_file_is_read(tmp_path):
         read_proposals(tmp_path / "idea.csv")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,metric,mean,reach\na,bought,0.1,10\nb,bought,0.1,\n", "proposal 'b' has no reach: its cell is empty"),
+        ("name,metric,mean,reach\n,bought,0.1,10\n", "proposal number 1 has no name: its cell is empty"),
+        (
+            "name,metric,mean,reach,prior\na,bought,0.1,10,0.05\n",
+            "has a column 'prior', and a file cannot hold a prior",
+        ),
+        ("name,metric,mean,reach\na,bought,0.1,10\na,bought,0.1,20\n", "two proposals are called 'a'"),
+        ("name;metric;mean;reach\na;bought;0,1;10\n", "ideas.csv is separated by semicolons"),
+        ("name,metric,mean,reach,rope\na,bought,0.1,10,0.5%\n", "rope is '0.5%'; it is a number"),
+        ("name,metric,mean,reach,rope\na,bought,0.1,10,5\n", "rope is 5; it lies between 0 and 1"),
+        ("name,metric,mean,reach,cost\na,bought,0.1,10,much\n", "cost is 'much'; it is a number"),
+    ],
+)
+def test_a_file_that_cannot_be_ranked_is_one_sentence(tmp_path, text, message):
+    file = tmp_path / "ideas.csv"
+    file.write_text(text)
+    with pytest.raises(SpecError, match=message):
+        read_proposals(file)
+
+
 def test_what_does_not_pay_is_said():
     found = prioritise([proposal(reach=500, cost=1e6), proposal("large", reach=100_000)])
     assert found.sentences[-1].endswith("It is not worth its cost.")
@@ -145,6 +180,7 @@ def test_what_does_not_pay_is_said():
         ({"cost": -1}, "cannot be negative"),
         ({"treatment_share": 1.0}, "lies between 0 and 1"),
         ({"direction": "up"}, "direction is 'up'"),
+        ({"prior": 0.05}, r"prior is 0.05; it is an xb.Prior"),
     ],
 )
 def test_an_impossible_proposal_is_refused(change, message):
@@ -155,6 +191,8 @@ def test_an_impossible_proposal_is_refused(change, message):
 def test_what_cannot_be_compared_or_read_is_refused():
     with pytest.raises(SpecError, match="Give each a value_per_unit"):
         prioritise([proposal(), proposal("other", metric="sessions")])
+    with pytest.raises(SpecError, match="two proposals are called 'form'"):
+        prioritise([proposal(), proposal()])
     with pytest.raises(SpecError, match="there are no proposals"):
         prioritise([])
     with pytest.raises(SpecError, match="the prior on proposal 'form' is flat"):

@@ -1,6 +1,7 @@
 """A plan before the data: against analytic power, its integral over the prior, and simulated guardrails."""
 
 from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from expnb.planning.belief import Belief
 from expnb.planning.design import climb, isotonic, plan_experiment, rung_traffic
 from expnb.planning.goal import GoalRule
 from expnb.planning.rollouts import roll_out
+from expnb.spec.experiment import Traffic
 from expnb.spec.policy import Ship
 from expnb.spec.prior import FLAT
 
@@ -120,8 +122,110 @@ def test_of_several_goals_and_treatments_all_are_named(planned, rule):
         experiment, baseline={"bought": 0.1, "loading": (3.0, 6.0)}, daily_units=60_000, days=14, rollouts=200
     )
     assert plan.goal == "bought and loading"
-    assert "At least one of 2 effects is better than the rope of 0.5 % with probability" in str(plan)
+    of = "at least one goal" if rule == "any" else "every goal"
+    expected = (
+        f"At least one of 2 treatments is better than the rope on {of} (bought 0.5 %, loading 1 %) with probability"
+    )
+    assert expected in str(plan)
     assert 0 < plan.rows[-1].detectable < 0.2
+
+
+@pytest.mark.parametrize("treatments", [1, 2])
+@pytest.mark.parametrize("rule", ["any", "all"])
+def test_the_event_is_the_one_that_the_goals_are_asked_for(planned, rule, treatments):
+    """Normal priors and one look: both the event and what ships in it are integrals over independent effects."""
+    scale, daily = 0.03, 20_000
+    prior = xb.Prior(family="normal", scale=scale)
+    policy = ONE_LOOK | {"ship": Ship(expected_loss=0.5), "harm_alpha": 1e-12, "goal_rule": rule}
+    second = replace(REVENUE, name="profit", rope=0.03)
+    experiment = planned(0, treatments=treatments, goal=REVENUE, prior=prior)
+    experiment = replace(experiment, metrics=(REVENUE, second), policy=xb.Policy(**policy))
+    plan = plan_experiment(experiment, baseline=(MEAN, SD), daily_units=daily, days=10, rollouts=8_000)
+    far = ndtr(-np.log1p([0.01, 0.03]) / scale)
+    one = 1 - np.prod(1 - far) if rule == "any" else np.prod(far)
+    assert plan.better == pytest.approx(1 - (1 - one) ** treatments, abs=0.015)
+    assert plan.shipped_if_better > plan.assurance
+    if treatments == 2:
+        return
+    error = standard_error(daily * 10 / 2)
+    lam = np.linspace(-8 * scale, 8 * scale, 20_001)
+    density = np.exp(-0.5 * (lam / scale) ** 2)
+    density /= density.sum()
+    meets, outside = [], []  # P(the rule | effect), and that times not being beyond the rope
+    for goal in experiment.goals:
+        cut = float(GoalRule.of(experiment, goal).cut(np.array([error]))[0])
+        power, beyond = ndtr((lam - cut) / error), lam > np.log1p(goal.rope)
+        meets.append((density * power)[beyond].sum())
+        outside.append((density * (1 - power)).sum() - (density * (1 - power))[beyond].sum())
+    if rule == "all":
+        assert plan.shipped_if_better == pytest.approx(np.prod(meets) / one, abs=0.04)
+    else:
+        no_ship = np.array([(density * (1 - ndtr((lam - float(GoalRule.of(experiment, goal).cut(np.array([error]))[0])) / error))).sum() for goal in experiment.goals])  # fmt: skip
+        assert plan.shipped_if_better == pytest.approx(1 - (np.prod(no_ship) - np.prod(outside)) / one, abs=0.03)
+
+
+def test_of_several_treatments_with_one_goal_effects_are_counted(planned):
+    plan = plan_experiment(planned(0, treatments=2), baseline=0.1, daily_units=20_000, days=14, rollouts=160)
+    assert "At least one of 2 effects is better than the rope of 0.5 % with probability" in str(plan)
+
+
+def test_under_non_inferiority_the_event_is_that_of_the_margin(planned):
+    goal = xb.Metric(name="bought", kind="conversion", role="goal", rope=0.005, margin=0.03)
+    experiment = planned(0, goal=goal, prior=xb.Prior(family="normal", scale=0.03), aim="non_inferiority")
+    plan = plan_experiment(experiment, baseline=0.1, daily_units=20_000, days=14, rollouts=400)
+    assert plan.better == pytest.approx(ndtr(-np.log1p(-0.03) / 0.03), abs=0.01)
+    assert "The effect is no worse than the margin of 3 % with probability" in str(plan)
+    assert "rope" not in str(plan)
+
+
+@pytest.mark.parametrize("daily", [1e6, 1e8])
+def test_with_very_much_traffic_the_detectable_effect_is_the_rope_and_ships_as_often_as_said(planned, daily):
+    experiment = planned(0, ladder=(100,))
+    plan = plan_experiment(experiment, baseline=0.1, daily_units=daily, days=14, rollouts=4_000)
+    effect = plan.rows[-1].detectable
+    assert 0.005 < effect < 0.02
+    found = xb.simulate_policy(
+        experiment, baseline=0.1, effects=[0.95 * effect, 1.05 * effect], traffic=daily, days=14, rollouts=1_000
+    )
+    assert found.rows[0].ship < 0.8 < found.rows[1].ship
+
+
+# --- time -----------------------------------------------------------------------------------
+
+
+def test_a_plan_goes_to_the_end_and_says_where_it_goes_beyond(planned):
+    experiment = replace(planned(0), end=date(2026, 1, 10))
+    plan = plan_experiment(experiment, baseline=0.1, daily_units=20_000, rollouts=32)
+    assert (plan.days, plan.end_day) == (10, 10)
+    assert "up to the end on 2026-01-10" in str(plan)
+    assert "runs longer" not in str(plan)
+    longer = plan_experiment(experiment, baseline=0.1, daily_units=20_000, days=11, rollouts=32)
+    assert (
+        "The experiment ends on day 10, 2026-01-10: what is said of later days holds only if it runs longer."
+        in longer.sentences
+    )
+    endless = replace(planned(0, min_days=0), start=None, end=None)
+    assert plan_experiment(endless, baseline=0.1, daily_units=20_000, rollouts=32).days == 56
+
+
+@pytest.mark.parametrize("days", [7, 10, 13])
+def test_a_first_verdict_within_the_last_week_says_nothing_of_another_week(planned, days):
+    plan = plan_experiment(planned(0), baseline=0.1, daily_units=1_000_000, days=days, rollouts=200)
+    assert plan.first_ship_day == 7
+    assert plan.full_power_day is None
+    assert "The first rollouts ship on day 7, less than a week before the last day" in str(plan)
+    assert "The last week still adds" not in str(plan)
+
+
+def test_days_are_counted_as_the_experiments_questions_count_them(planned):
+    experiment = replace(planned(0, min_units=600, ladder=(10, 100)), traffic=Traffic(units_per_day=400))
+    experiment = replace(experiment, end=date(2026, 1, 20))
+    asked = " ".join(experiment.questions())
+    text = str(plan_experiment(experiment, baseline=0.1, days=60, rollouts=32))
+    assert "at 10 % it takes 30 days until 600 units per arm came in" in asked
+    assert "At 10 percent it takes 30 days until 600 units per arm came in" in text
+    assert "is reached after 33 days at the earliest" in asked
+    assert "is reached on day 31 at the earliest, with enough units after 33 days;" in text
 
 
 # --- traffic and ladder ---------------------------------------------------------------------
@@ -164,7 +268,11 @@ def test_a_ladder_that_cannot_be_filled_is_said_with_one_that_can(planned):
     assert "A ladder that starts at 25 percent fits this traffic." in text
     assert "100 percent enrolled is not reached within 28 days" in text
     none = plan_experiment(replace(experiment, policy=replace(experiment.policy, ladder=(1, 5, 100))), baseline=0.1, daily_units=20, days=7, rollouts=20)  # fmt: skip
-    assert none.first_rung == 100
+    assert none.first_rung is None
+    assert "No ladder fits this traffic within 7 days." in str(none)
+    tiny = plan_experiment(experiment, baseline=0.1, daily_units=3, days=28, rollouts=20)
+    assert tiny.first_rung is None
+    assert "fits this traffic." not in str(tiny)
 
 
 def test_weeks_that_add_nothing_end_the_plan(planned):
@@ -175,9 +283,9 @@ def test_weeks_that_add_nothing_end_the_plan(planned):
     assert shipped[day + 5] - shipped[day - 2] >= 0.01
     assert all(later - now < 0.01 for now, later in zip(shipped[day - 1 :], shipped[day + 6 :], strict=False))
     assert f"From day {day} on" in str(plan)
-    short = plan_experiment(planned(0), baseline=0.1, daily_units=20_000, days=14, rollouts=400)
+    short = plan_experiment(planned(0), baseline=0.1, daily_units=40_000, days=21, rollouts=400)
     assert short.full_power_day is None
-    assert "more than 14 days would ship more" in str(short)
+    assert "more than 21 days would ship more" in str(short)
 
 
 # --- guardrails -----------------------------------------------------------------------------
@@ -258,6 +366,8 @@ def test_isotonic_shares_are_the_closest_rising_ones():
         ({"daily_units": None}, "Pass daily_units=6000"),
         ({"daily_units": 0}, "must be above 0"),
         ({"days": 0}, "days is 0"),
+        ({"days": float("nan")}, "days is nan; it is a whole number"),
+        ({"days": 10.5}, "days is 10.5; it is a whole number from 1 on"),
         ({"baseline": 1.4}, "a share lies between 0 and 1"),
     ],
 )

@@ -185,6 +185,7 @@ def test_checkpoints_without_figures_of_every_arm_are_left_out_and_counted():
     assert [run.experiment for run in found.runs] == ["some"]
     assert [each.day for each in found.checkpoints] == [1, 2, 4, 5, 6, 7, 8]
     assert found.left_out == 4
+    assert "4 checkpoints that lack an arm, or usable figures of one, are left out" in str(found)
 
 
 def test_experiments_keep_their_order_whatever_their_arms():
@@ -214,6 +215,31 @@ def test_experiments_keep_their_order_whatever_their_arms():
 def test_a_table_that_cannot_be_is_refused_with_a_way_out(change, message):
     with pytest.raises(SourceError, match=message):
         xb.replay_policy(xb.Policy(), change(checkpoints(("one", [10_000], [10_100]))), rope=0.005)
+
+
+@pytest.mark.parametrize(
+    ("n", "message"),
+    [
+        ([1_000] * 6, "n of experiment 'one' is the same at every checkpoint while days go on"),
+        ([1_000, 990, 1_010, 1_005, 1_000, 1_012], "variant 'control' falls to 990 at day 2"),
+        ([1_000, 2_000, 3_000, 5, 5_000, 6_000], "falls to 5 at day 4; n counts all units since the start"),
+    ],
+)
+def test_units_of_single_days_are_not_taken_for_those_since_the_start(n, message):
+    frame = checkpoints(("one", [10_000] * 6, [10_100] * 6)).sort_values(["variant", "day"])
+    with pytest.raises(SourceError, match=message):
+        xb.replay_policy(xb.Policy(), frame.assign(n=n * 2), rope=0.005)
+    taken_back = frame.assign(n=[1_000, 2_000, 2_990, 2_980, 4_000, 5_000] * 2)
+    assert len(xb.replay_policy(xb.Policy(), taken_back, rope=0.005).checkpoints) == 6
+
+
+def test_what_an_experiment_has_of_its_own_is_not_given_beside_it(planned, dated, visitors):
+    cohort = xb.load_cohort(dated(), visitors)
+    for name, value in (("direction", "increase"), ("control", "old")):
+        with pytest.raises(SpecError, match=f"{name} is '{value}', and the experiment .* has its own"):
+            xb.replay_policy(dated(), cohort, **{name: value})
+    with pytest.raises(SpecError, match="has its own, 'increase'"):
+        xb.replay_policy(planned(0), checkpoints(("one", [10_000], [10_100])), direction="decrease")
 
 
 def test_what_is_not_said_is_asked_for(planned, dated, visitors):

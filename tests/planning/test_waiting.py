@@ -7,10 +7,10 @@ from datetime import date
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 import expnb as xb
-from expnb.errors import SpecError
+from expnb.errors import NameNotFoundError, SpecError
 from expnb.planning.belief import Belief
 from expnb.planning.goal import GoalRule, Outlook, indifferent, mean_effect
 from expnb.planning.waiting import value_of_waiting
@@ -103,6 +103,82 @@ def test_the_estimate_from_which_it_ships_parts_those_that_do(planned):
     assert hopeless.cut(np.array([0.01])).tolist() == [np.inf]
 
 
+@pytest.mark.parametrize("direction", ["increase", "decrease"])
+@pytest.mark.parametrize("rope", [0.0, 0.002, 0.005, 0.02, 0.1])
+@pytest.mark.parametrize("family", ["normal", "student_t", "flat"])
+def test_the_cut_and_the_range_are_those_of_direct_root_finding(planned, direction, rope, family):
+    """Under posteriors by quadrature of prior times likelihood, at standard errors far below and above the rope."""
+    prior = FLAT if family == "flat" else xb.Prior(family=family, scale=0.03)
+    goal = xb.Metric(name="bought", kind="conversion", role="goal", direction=direction, rope=rope)
+    rule = GoalRule.of(planned(0, goal=goal, prior=prior))
+    density = {
+        "normal": lambda lam: -0.5 * (lam / 0.03) ** 2,
+        "student_t": lambda lam: -2.5 * np.log1p((lam / 0.03) ** 2 / 4),
+        "flat": np.zeros_like,
+    }[family]
+    sign = 1 if rule.up else -1
+    near, other = np.log1p(sign * rope), np.log1p(-sign * rope)
+
+    def posterior(estimate, error):
+        around = np.linspace(-12, 12, 8_001) * error
+        prior_grid = 0.0 if family == "flat" else 0.03 * np.sinh(np.linspace(-5, 5, 8_001))
+        lam = np.unique(np.concatenate([estimate + around, np.atleast_1d(prior_grid), around + near]))
+        log = density(lam) - 0.5 * ((estimate - lam) / error) ** 2
+        mass = np.exp(log - log.max()) * np.gradient(lam)
+        return lam, mass / mass.sum()
+
+    def beyond(gap, error):
+        lam, mass = posterior(sign * gap, error)
+        loss = (mass * np.maximum(0, -sign * np.expm1(lam))).sum()
+        missing = mass[sign * (lam - near) > 0].sum() + 0.5 * mass[lam == near].sum() - rule.needed
+        return min(missing, (rule.policy.ship.expected_loss - loss) * 100)
+
+    def inside(estimate, error):
+        lam, mass = posterior(estimate, error)
+        return mass[(lam > min(near, other)) & (lam < max(near, other))].sum() - rule.policy.conclude_flat.p_rope
+
+    for error in (1e-7, 1e-6, 1e-5, 1e-4, 5e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3):
+        step = 0.02 * error
+        cut = sign * float(rule.cut(np.array([error]))[0])
+        furthest = 12 * math.hypot(0.03, error)
+        if np.isfinite(cut):
+            assert beyond(cut - step, error) < 0 < beyond(cut + step, error), error
+        else:
+            assert beyond(furthest, error) < 0, error
+        low, high = (float(end[0]) for end in rule.flat_range(np.array([error])))
+        if inside(0.0, error) < 0:
+            assert low == high == 0.0
+            continue
+        for end, side in ((low, -1), (high, 1)):
+            assert inside(end - side * step, error) > 0, error
+            assert abs(end) >= furthest or inside(end + side * step, error) < 0, error
+
+
+@pytest.mark.parametrize("direction", ["increase", "decrease"])
+@pytest.mark.parametrize("scale", [0.001, 0.03])
+def test_a_prior_that_is_narrow_against_the_rope_moves_the_cut_by_as_much_as_it_pulls(planned, direction, scale):
+    goal = xb.Metric(name="bought", kind="conversion", role="goal", direction=direction, rope=0.005)
+    prior = xb.Prior(family="normal", scale=scale)
+    rule = GoalRule.of(planned(0, goal=goal, prior=prior))
+    error = np.geomspace(1e-7, 0.0015, 40)
+    kept = scale**2 / (scale**2 + error**2)
+    sign = 1 if rule.up else -1
+    needed = (abs(np.log1p(sign * 0.005)) + ndtri(rule.needed) * np.sqrt(kept) * error) / kept
+    possible = needed < 12 * np.hypot(scale, error)
+    assert possible[:30].all()
+    assert sign * rule.cut(error)[possible] == pytest.approx(needed[possible], rel=1e-6)
+
+
+@pytest.mark.parametrize("direction", ["increase", "decrease"])
+def test_under_non_inferiority_the_cut_is_the_margin_and_some_standard_errors(planned, direction):
+    goal = xb.Metric(name="bought", kind="conversion", role="goal", direction=direction, rope=0.005, margin=0.01)
+    rule, error = GoalRule.of(planned(0, goal=goal, aim="non_inferiority")), np.geomspace(1e-7, 0.3, 30)
+    sign = 1 if rule.up else -1
+    expected = np.log1p(-sign * 0.01) + sign * ndtri(rule.needed) * error
+    assert rule.cut(error) == pytest.approx(expected)
+    assert [end.tolist() for end in rule.flat_range(error)] == [[0.0] * 30] * 2
+
+
 # --- in an experiment -----------------------------------------------------------------------
 
 
@@ -175,6 +251,97 @@ def test_of_several_treatments_the_best_counts_and_every_other_arm_costs(waiting
     assert waiting((2_000, 2_040, 2_200), ask={"variant": "new_0"}).gain > found.gain
     two = waiting((2_000, 2_200))
     assert found.cost > two.cost
+
+
+def drawn_again(experiment, units, bought, arm, days, draws=40_000):
+    """Gain and P(ship) after more days, by drawing the truth, the units of every arm and what they do; units of all arms per day 2,000."""
+    rng, n, k = np.random.default_rng(4), np.array(units, float), np.array(bought, float)
+    error = math.sqrt(sum((1 - k[each] / n[each]) / k[each] for each in (0, arm)))
+    estimate = math.log(k[arm] / n[arm] / (k[0] / n[0]))
+    belief = Belief.of(experiment.prior)
+    known = belief.given(np.array(estimate), np.array(error))
+    part = rng.choice(len(known.weight), draws, p=known.weight / known.weight.sum())
+    ratio = rng.normal(known.mean[part], known.sd[part])
+    # Given their ratio, the level of both arms is known from both.
+    precision = k[[0, arm]] / (1 - k[[0, arm]] / n[[0, arm]])
+    level = (
+        precision[0] * math.log(k[0] / n[0]) + precision[1] * (math.log(k[arm] / n[arm]) - ratio)
+    ) / precision.sum()
+    level = level + rng.standard_normal(draws) / math.sqrt(precision.sum())
+    logs, variances = [], []
+    for each, mean in ((0, np.exp(level)), (arm, np.exp(level + ratio))):
+        new = rng.poisson(2_000 * days * experiment.share(experiment.variants[each]), draws)
+        total, hits = n[each] + new, k[each] + rng.binomial(new, np.minimum(mean, 1))
+        logs.append(np.log(hits / total))
+        variances.append((1 - hits / total) / hits)
+    then, errors = logs[1] - logs[0], np.sqrt(variances[0] + variances[1])
+    effect = mean_effect(belief.given(then, errors))
+    now = float(mean_effect(known))
+    values = np.maximum(0, effect) - (effect if now > 0 else 0)
+    return values.mean(), 4 * values.std() / math.sqrt(draws), GoalRule.of(experiment).ships(then, errors).mean()
+
+
+@pytest.mark.parametrize(
+    ("weights", "units"), [((1, 1, 1), (20_000, 20_000, 3_000)), ((50, 20, 30), (5_000, 20_000, 900))]
+)
+def test_after_a_drop_units_come_in_by_the_weights_and_the_dropped_arm_is_out_of_everything(planned, weights, units):
+    goal = xb.Metric(name="bought", kind="conversion", role="goal", rope=0.01)
+    experiment = planned(0, treatments=2, goal=goal, ladder=(100,))
+    experiment = replace(experiment, weights=dict(zip(experiment.variants, weights, strict=True)))
+    bought = [int(n * rate) for n, rate in zip(units, (0.1, 0.103, 0.15), strict=True)]
+    arms = [
+        pd.DataFrame({"user": np.arange(n) + 100_000 * place, "arm": arm, "bought": np.arange(n) < some})
+        for place, (arm, n, some) in enumerate(zip(experiment.variants, units, bought, strict=True))
+    ]
+    posterior = xb.fit(experiment, xb.load_cohort(experiment, pd.concat(arms)))
+    found = value_of_waiting(experiment, posterior, units_per_day=2_000, days=20, dropped=("new_1",))
+    assert found.variant == "new_0"
+    assert found.units == pytest.approx(40_000 * (weights[0] + weights[1]) / sum(weights))
+    gain, tolerance, ships = drawn_again(experiment, units, bought, 1, 20)
+    assert found.gain == pytest.approx(gain, abs=tolerance + 0.02 * gain)
+    assert found.verdict == "none"
+    assert found.p_change == pytest.approx(ships, abs=0.01)
+    # Control and everybody outside miss what new_0 is thought to bring; new_1 is no choice any more.
+    mean = posterior.effect("bought", "new_0").effect_rel_post
+    assert found.cost == pytest.approx(mean * (1 - weights[1] / sum(weights)) * 20 / 30)
+    all_in = value_of_waiting(experiment, posterior, units_per_day=2_000, days=20)
+    assert all_in.variant == "new_1"
+    assert all_in.cost > found.cost
+    gone = value_of_waiting(experiment, posterior, units_per_day=2_000, variant="new_1", dropped=("new_1",))
+    assert gone.sentences == ("Waiting teaches nothing about new_1: it was dropped and gets no units.",)
+    none = value_of_waiting(experiment, posterior, units_per_day=2_000, dropped=("new_0", "new_1"))
+    assert "was dropped" in str(none)
+    with pytest.raises(NameNotFoundError, match="new_7"):
+        value_of_waiting(experiment, posterior, units_per_day=2_000, dropped=("new_7",))
+    with pytest.raises(NameNotFoundError):
+        value_of_waiting(experiment, posterior, units_per_day=2_000, dropped=("old",))
+
+
+def test_traffic_is_read_off_the_arms_that_still_get_units(planned):
+    experiment = replace(planned(0, treatments=2), weights={"old": 1, "new_0": 1, "new_1": 1})
+    frame = pd.concat(
+        pd.DataFrame({"user": np.arange(n) + 100_000 * place, "arm": arm, "bought": np.arange(n) % 10 == 0})
+        for place, (arm, n) in enumerate(zip(experiment.variants, (10_000, 10_000, 500), strict=True))
+    )
+    posterior = replace(
+        xb.fit(experiment, xb.load_cohort(experiment, frame)), first_day=date(2026, 1, 1), last_day=date(2026, 1, 10)
+    )
+    assert value_of_waiting(experiment, posterior, dropped=("new_1",)).units == pytest.approx(7 * 2_000)
+
+
+def test_the_verdict_is_said_as_what_the_rules_would_say_today(waiting):
+    assert "Judged today, the rules on the goal would say to ship; 7 more days would change that with" in str(
+        waiting((2_000, 2_400))
+    )
+    assert "Judged today, the rules on the goal would give no verdict yet; 1,000 more days would bring one with" in str(
+        waiting((2_000, 2_020), ask={"days": 1_000})
+    )
+
+
+@pytest.mark.parametrize("enrolled", [150, -5, math.nan])
+def test_enrolled_is_a_percentage(waiting, enrolled):
+    with pytest.raises(SpecError, match="it is a percentage from 0 to 100"):
+        waiting((2_000, 2_020), ask={"enrolled": enrolled})
 
 
 def test_a_longer_wait_is_worth_more(waiting):

@@ -263,3 +263,11 @@ def test_a_mean_next_to_nothing_is_judged_as_none(prior):
 def test_an_error_that_dwarfs_its_mean_gives_no_relative_effect():
     with pytest.raises(PosteriorError, match="control mean"):
         relative_effect(NormalMean(*one(1e-300, 1)), NormalMean(*one(1.01e-300, 1)), FLAT, CUTS)
+
+
+def test_a_share_that_is_nothing_is_never_less():
+    arms = [poisson(200, 2000), poisson(600, 2000), poisson(1200, 2000)]
+    clear = prob_best(arms, FLAT, largest=True)
+    assert 0.0 <= clear.min() <= clear.max() <= 1.0
+    rates = [student(mean, 0.3 / math.sqrt(2000), 1999) for mean in (0.1, 0.12, 0.5)]
+    assert prob_best(rates, FLAT, largest=True).min() >= 0.0

@@ -37,7 +37,6 @@ def test_the_same_specification_has_no_changes(gate_position):
         ({"min_days": 5}, {"min_days": 9}, "policy.min_days"),
         ({"min_units": 10}, {"min_units": 5000}, "policy.min_units"),
         ({"rung_days": 0.5}, {"rung_days": 2}, "policy.rung_days"),
-        ({"verdict_days": 1}, {"verdict_days": 14}, "policy.verdict_days"),
         ({"max_hold_days": 0}, {"max_hold_days": 3}, "policy.max_hold_days"),
         ({"max_age_days": 30}, {"max_age_days": 1}, "policy.max_age_days"),
     ],
@@ -73,14 +72,17 @@ def test_metrics_that_go_loosen_and_guardrails_that_come_do_not(gate_position):
         {"weights": {"gate_30": 60, "gate_40": 40}},
         {"prior": xb.Prior(scale=0.1)},
         {"policy": Policy(ladder=(50, 100))},
+        {"policy": Policy(verdict_days=1)},
+        {"policy": Policy(verdict_days=365)},
+        {"source": "another.parquet"},
     ],
-    ids=lambda edit: next(iter(edit)),
+    ids=str,
 )
 def test_where_it_cannot_be_told_a_change_counts_as_loosening(gate_position, edit):
     assert any(found(gate_position, replace(gate_position, **edit)).values())
 
 
-@pytest.mark.parametrize("edit", [{"owner": "others"}, {"source": "new.parquet"}, {"cost": Cost(max_rows=10)}], ids=str)
+@pytest.mark.parametrize("edit", [{"owner": "others"}, {"cost": Cost(max_rows=10)}], ids=str)
 def test_what_decides_nothing_loosens_nothing(gate_position, edit):
     assert set(found(gate_position, replace(gate_position, **edit)).values()) == {False}
 
@@ -91,6 +93,21 @@ def test_the_definition_of_a_metric_is_no_harmless_text(gate_position):
     assert found(gate_position, other)["metric 'retention_7': sql"] is True
     worded = replace(gate_position, metrics=(replace(goal, description="Came back."), guardrail))
     assert found(gate_position, worded) == {"metric 'retention_7': description": False}
+
+
+def test_guardrails_that_make_harm_surer_everywhere_loosen(gate_position):
+    goal, guardrail = gate_position.metrics
+    many = tuple(replace(guardrail, name=f"guardrail_{number}") for number in range(3))
+    assert many[0].role == "guardrail"
+    assert set(found(gate_position, replace(gate_position, metrics=(goal, guardrail, *many))).values()) == {True}
+    info = tuple(replace(metric, role="info", margin=None) for metric in many)
+    then = replace(gate_position, metrics=(goal, guardrail, *info))
+    assert found(then, replace(then, metrics=(goal, guardrail, *many)))["metric 'guardrail_0': harm"] is True
+
+
+def test_hiding_more_segments_loosens(gate_position):
+    assert found(gate_position, replace(gate_position, min_cell=2000)) == {"min_cell": True}
+    assert found(gate_position, replace(gate_position, min_cell=5)) == {"min_cell": False}
 
 
 def test_a_segment_that_goes_loosens_and_one_that_comes_does_not(gate_position):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 from expnb.decisions.decision import PRECEDENCE, Action, Decision, Rule
 from expnb.decisions.precedence import Conditions, first_action
 from expnb.decisions.rules import (
     agreement_rule,
+    as_served,
     days_at_rung,
     days_rule,
     flat_rule,
@@ -34,6 +36,8 @@ from expnb.posterior.posterior import Posterior
 from expnb.spec.experiment import Experiment
 from expnb.spec.flag import Exposure, FlagState
 from expnb.stats.checks import Check
+
+_OF_SIZES = ("sample_ratio", "days")  # checks of how many units each arm has, by segment and day
 
 
 def decide(
@@ -77,17 +81,20 @@ def decide(
         If posterior or flag belong to something else, `looks` is below 1, or `now` has no time zone.
     """
     _check(experiment, posterior, flag, looks, now)
+    posterior = as_served(experiment, posterior, flag.exposure)
+    days = posterior.days(now)
     served = {flag.exposure.serve} - {"", experiment.control} or set(flag.exposure.arms)
     effects = [effect for effect in goal_and_guardrails(experiment, posterior) if effect.variant in served]
     standing = judged if judged and not is_due(posterior, experiment.policy, now, judged) else None
-    best = _best_treatment(experiment, effects, standing)
+    best = _best_treatment(experiment, effects, standing, flag)
     ratio = sample_ratio_check(experiment, posterior, flag.exposure)
     rules = _ask(experiment, posterior, effects, best, flag, ratio, now, before or {})
     rules += [agreement_rule(sentence) for sentence in unagreed]
     if standing:
         rules = [rule for rule in rules if not is_verdict(rule)]
-        rules += [rule for rule in standing.rules if is_verdict(rule) and rule.variant in served]
-    action, reasons = _act(experiment, rules, flag, best)
+        if standing.policy_hash == experiment.policy_hash:
+            rules += [_dated(rule, standing) for rule in standing.rules if is_verdict(rule) and rule.variant in served]
+    action, reasons = _act(experiment, rules, flag, best, {effect.variant for effect in effects})
     to = _exposure(experiment, action, best, flag, rules)
     if action == "hold" and _held_too_long(experiment, flag, now):
         to = replace(flag.exposure, enrolled=experiment.policy.previous_rung(flag.exposure.enrolled))
@@ -102,7 +109,7 @@ def decide(
         variant=best,
         reasons=tuple(reasons),
         rules=tuple(rules),
-        notes=(*_notes(posterior, effects, ratio, reasons), *_stands(experiment, standing)),
+        notes=(*_notes(posterior, effects, ratio, reasons, flag), *_stands(experiment, standing)),
         flag=flag,
         to=to,
         looks=looks,
@@ -111,8 +118,9 @@ def decide(
         engine=posterior.engine,
         seed=posterior.seed,
         fingerprint=posterior.fingerprint,
-        first_day=posterior.first_day,
-        watermark=posterior.last_day,
+        first_day=days[0] if days else None,
+        watermark=days[1] if days else None,
+        judged_on=standing.judged_on if standing else _judged_on(days, rules),
         versions=posterior.versions,
         policy_hash=experiment.policy_hash,
         decided_at=now.astimezone(UTC),
@@ -123,6 +131,10 @@ def _check(experiment: Experiment, posterior: Posterior, flag: FlagState, looks:
     if posterior.experiment != experiment.name:
         raise SpecError(
             f"the posterior belongs to {posterior.experiment!r}, the experiment is {experiment.name!r}. Fit this experiment's cohort."
+        )
+    if posterior.asked and posterior.asked != experiment.asked_hash:
+        raise SpecError(
+            f"the posterior of {experiment.name!r} was fitted with other metrics, margins, arms, segments or another prior than the experiment has now. Load and fit again with this experiment."
         )
     if flag.ref.flag != experiment.flag:
         raise SpecError(f"the flag is {flag.ref.flag!r}, the experiment names {experiment.flag!r}. Read that flag.")
@@ -136,19 +148,40 @@ def _check(experiment: Experiment, posterior: Posterior, flag: FlagState, looks:
         raise SpecError("now has no time zone; write datetime.now(timezone.utc).")
 
 
-def _best_treatment(experiment: Experiment, effects: Iterable[Effect], standing: Decision | None) -> str:
-    """The treatment that is most likely the best arm, or that a standing verdict is about; the first one where nothing is known.
+def _best_treatment(
+    experiment: Experiment, effects: Iterable[Effect], standing: Decision | None, flag: FlagState
+) -> str:
+    """The treatment that is most likely the best arm, or that a standing verdict is about; the first by name where nothing is known.
 
     Of several goals the weakest counts where all of them have to improve, the strongest where one is enough.
+    P(best) is over all arms: where one was dropped, or is not known, the others are ranked by P(improvement) and by how large it is.
     """
-    scores: dict[str, list[float]] = {}
+    goals: dict[str, list[Effect]] = {}
     for effect in effects:
         if effect.role == "goal":
-            scores.setdefault(effect.variant, []).append(-1.0 if effect.p_best is None else effect.p_best)
-    if standing and standing.variant in scores:
+            goals.setdefault(effect.variant, []).append(effect)
+    if standing and standing.variant in goals:
         return standing.variant
     overall = max if experiment.policy.goal_rule == "any" else min
-    return max(scores, key=lambda variant: overall(scores[variant]))
+    by_best = not flag.exposure.dropped and all(effect.p_best is not None for own in goals.values() for effect in own)
+
+    def rank(variant: str) -> tuple[float, ...]:
+        own = goals[variant]
+        if by_best:
+            return (overall(effect.p_best or 0.0 for effect in own),)
+        return overall(_known(effect.p_improvement) for effect in own), overall(map(_gain, own))
+
+    return max(sorted(goals), key=rank)
+
+
+def _gain(effect: Effect) -> float:
+    """How large an improvement is, on the scale that exists; the least where nothing is known."""
+    mean = effect.effect_abs_post if effect.effect_rel_post is None else effect.effect_rel_post
+    return _known(None if mean is None else mean if effect.direction == "increase" else -mean)
+
+
+def _known(value: float | None) -> float:
+    return -math.inf if value is None else value
 
 
 def _ask(
@@ -181,7 +214,9 @@ def _ask(
     ]
 
 
-def _act(experiment: Experiment, rules: Sequence[Rule], flag: FlagState, best: str) -> tuple[Action, list[str]]:
+def _act(
+    experiment: Experiment, rules: Sequence[Rule], flag: FlagState, best: str, served: Collection[str]
+) -> tuple[Action, list[str]]:
     """The first action, from the top of the precedence, whose conditions hold; with the sentences that carry it."""
     policy, enrolled = experiment.policy, flag.exposure.enrolled
     harmed = _failing(rules, "harm", outcomes=("not met",))
@@ -192,7 +227,7 @@ def _act(experiment: Experiment, rules: Sequence[Rule], flag: FlagState, best: s
     wary = [rule for rule in blocked if enrolled >= policy.learn_at and rule.variant not in {"", best}]
     wary = [rule for rule in wary if rule.name in {"harm", "guardrail", "segment"}]
     blocked = [rule for rule in blocked if rule not in wary]
-    flat, is_flat = _flat(experiment, rules)
+    flat, is_flat = _flat(experiment, rules, served)
     ship, may_ship = _better(experiment, rules)
     rung = policy.next_rung(enrolled)
     waiting = _failing(rules, "rung_days")
@@ -230,7 +265,7 @@ def _act(experiment: Experiment, rules: Sequence[Rule], flag: FlagState, best: s
     ]
 
 
-def _flat(experiment: Experiment, rules: Iterable[Rule]) -> tuple[list[Rule], bool]:
+def _flat(experiment: Experiment, rules: Iterable[Rule], served: Collection[str]) -> tuple[list[Rule], bool]:
     """The rules that show that no treatment matters, or all of them while that is not shown; and whether it is.
 
     Where all goals have to improve, a treatment is out as soon as one of them is shown not to matter; not so under non-inferiority, where that ships it.
@@ -239,7 +274,8 @@ def _flat(experiment: Experiment, rules: Iterable[Rule]) -> tuple[list[Rule], bo
     one_is_enough = experiment.policy.goal_rule == "all" and experiment.policy.aim == "superiority"
     enough = any if one_is_enough else all
     shown = [enough(rule.outcome == "met" for rule in some) for some in own.values()]
-    if not shown or not all(shown):
+    # A standing verdict may know nothing of a treatment that came back since.
+    if not shown or not all(shown) or set(own) != set(served):
         return [rule for some in own.values() for rule in some], False
     return [rule for some in own.values() for rule in some if rule.outcome == "met"], True
 
@@ -299,21 +335,47 @@ def _held_too_long(experiment: Experiment, flag: FlagState, now: datetime) -> bo
     return climbing and days_at_rung(flag, now) >= most > 0
 
 
-def _notes(posterior: Posterior, effects: Sequence[Effect], ratio: Check | None, reasons: Sequence[str]) -> list[str]:
+def _notes(
+    posterior: Posterior, effects: Sequence[Effect], ratio: Check | None, reasons: Sequence[str], flag: FlagState
+) -> list[str]:
     """Warnings of quality checks and notes of effects that are not reasons already."""
-    warned = [check.sentence for check in posterior.checks if check.outcome != "ok" and check.name != "sample_ratio"]
+    dropped = flag.exposure.dropped
+    checks = [check for check in posterior.checks if check.outcome != "ok" and check.name != "sample_ratio"]
+    if dropped:  # the cohort knows no flag: its views of arm sizes miss the units of an arm that nobody gets
+        checks = [check for check in checks if not check.name.startswith(_OF_SIZES)]
+    warned = [check.sentence for check in checks]
+    if dropped:
+        warned.append(
+            f"{', '.join(dropped)} {'was' if len(dropped) == 1 else 'were'} dropped; what the cohort says of arm sizes still counts {'it' if len(dropped) == 1 else 'them'}, and is left out here."
+        )
     if ratio and ratio.outcome != "ok":
         warned.append(ratio.sentence)
     noted = [f"{effect.metric} under {effect.variant}: {effect.note}." for effect in effects if effect.note]
     return [note for note in (*warned, *noted) if note not in reasons]
 
 
+def _judged_on(days: tuple[date, date] | None, rules: Iterable[Rule]) -> date | None:
+    """The last day of data, where enough of them are in for a verdict."""
+    return None if days is None or _failing(rules, "min_days") else days[1]
+
+
+def _dated(rule: Rule, standing: Decision) -> Rule:
+    """A rule of an earlier verdict, which says so."""
+    told = f" (Judged on data up to {standing.judged_on}.)"
+    if standing.judged_on is None or rule.sentence.endswith(told):
+        return rule
+    return replace(rule, sentence=rule.sentence + told)
+
+
 def _stands(experiment: Experiment, standing: Decision | None) -> Iterator[str]:
     """That the goal was judged on earlier data."""
     if standing:
         every = experiment.policy.verdict_days
-        until = f"data up to {standing.watermark}" if standing.watermark else "earlier data"
-        yield f"The goal is judged every {every} days; the verdict is that on {until}."
+        until = f"data up to {standing.judged_on}" if standing.judged_on else "earlier data"
+        if standing.policy_hash == experiment.policy_hash:
+            yield f"The goal is judged every {every} days; the verdict is that on {until}."
+        else:
+            yield f"The goal was judged on {until} by another policy, and is judged every {every} days: until then there is no verdict."
 
 
 def _failing(rules: Iterable[Rule], *names: str, outcomes: tuple[str, ...] = ("not met", "unknown")) -> list[Rule]:

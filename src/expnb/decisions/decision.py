@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Literal
 
+from expnb.decisions.markdown import escape_markdown
 from expnb.spec.canonical import digest
 from expnb.spec.flag import Exposure, FlagState
 
@@ -80,6 +81,8 @@ class Decision:
         Units per arm in the data; 0 where they are fewer than may be shown.
     notes : tuple of str
         What a reader must know besides: warnings of quality checks, prior against data.
+    judged_on : date, optional
+        Last day of the data on which the goal was judged, today or by an earlier decision whose verdict stands.
     outlook : tuple of str
         What more days of data are worth, what they cost, and what so many looks mean; explains and decides nothing.
     """
@@ -104,6 +107,7 @@ class Decision:
     decided_at: datetime
     units: Mapping[str, int] = field(default_factory=dict)
     outlook: tuple[str, ...] = ()
+    judged_on: date | None = None
 
     @property
     def exit_code(self) -> int:
@@ -153,20 +157,24 @@ class Decision:
         return f"{days}look {self.looks}, prior {self.prior}, {self.engine} engine, data {self.fingerprint[:8]}"
 
     def markdown(self) -> str:
-        """The decision as a page for reviewers."""
+        """The decision as a page for reviewers, which shows every text as it is."""
+
+        def items(sentences: tuple[str, ...]) -> str:
+            return "\n".join(f"- {escape_markdown(sentence)}" for sentence in sentences)
+
         rules = [
-            f"| {MARKS[rule.outcome]} {rule.outcome} | {rule.name} | {rule.metric} | {rule.variant} | {rule.sentence} |"
+            f"| {MARKS[rule.outcome]} {rule.outcome} | {' | '.join(map(escape_markdown, (rule.name, rule.metric, rule.variant, rule.sentence)))} |"
             for rule in self.rules
         ]
         parts = [
-            f"# {self.experiment}: {self.title}",
-            f"Decided at {self.decided_at:%Y-%m-%d %H:%M} UTC. {self.footer[0].upper()}{self.footer[1:]}.",
-            "\n".join(f"- {reason}" for reason in self.reasons),
-            "## Know besides\n\n" + "\n".join(f"- {note}" for note in self.notes) if self.notes else "",
-            "## More data\n\n" + "\n".join(f"- {each}" for each in self.outlook) if self.outlook else "",
+            f"# {escape_markdown(f'{self.experiment}: {self.title}')}",
+            f"Decided at {self.decided_at:%Y-%m-%d %H:%M} UTC. {escape_markdown(self.footer[0].upper() + self.footer[1:])}.",
+            items(self.reasons),
+            f"## Know besides\n\n{items(self.notes)}" if self.notes else "",
+            f"## More data\n\n{items(self.outlook)}" if self.outlook else "",
             "## Every rule\n\n| outcome | rule | metric | variant | in words |\n|---|---|---|---|---|\n"
             + "\n".join(rules),
-            f"Evidence `{self.evidence_hash}`, policy `{self.policy_hash}`, flag {self.flag.ref} at version `{self.flag.version}`.",
+            f"Evidence `{self.evidence_hash}`, policy `{self.policy_hash}`, flag {escape_markdown(str(self.flag.ref))} at version `{self.flag.version}`.",
         ]
         return "\n\n".join(part for part in parts if part) + "\n"
 

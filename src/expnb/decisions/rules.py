@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, datetime
 
 from expnb.decisions.decision import Decision, Outcome, Rule
 from expnb.decisions.precedence import GUARDRAIL_EARLY, GUARDRAIL_LATE, SEGMENT_HARM
 from expnb.posterior.effect import Effect
 from expnb.posterior.posterior import Posterior
-from expnb.spec.experiment import Experiment
+from expnb.spec.experiment import TRIGGER_KEY, Experiment
 from expnb.spec.flag import Exposure, FlagState
 from expnb.spec.policy import Policy, Rung
-from expnb.stats.cells import ALL
+from expnb.stats.arrays import BoolArray
+from expnb.stats.cells import ALL, Cells
 from expnb.stats.checks import Check, count_of
-from expnb.stats.sample_ratio import SAMPLE_RATIO_BLOCK, sample_ratio
+from expnb.stats.sample_ratio import SAMPLE_RATIO_BLOCK, Strata, sample_ratio, sample_ratio_triggered
 
 WITHOUT_PRIOR = 0.2
 """How far from 1 the threshold of harm lies without a prior, as a share of that under `HARM_PRIOR`."""
@@ -110,16 +112,49 @@ def sample_ratio_check(experiment: Experiment, posterior: Posterior, exposure: E
     Returns
     -------
     Check or None
-        Where weights changed (`[[epochs]]`), the cohort's own check by epoch, because units of all epochs together follow no weights; None where the cohort brought none.
+        Where weights changed (`[[epochs]]`), the check by epoch, because units of all epochs together follow no weights: the cohort's own while every arm is served; None where the cohort brought none.
     """
+    blocks = SAMPLE_RATIO_BLOCK / 2 if experiment.trigger else SAMPLE_RATIO_BLOCK  # triggered units have the other half
     if not experiment.epochs:
-        blocks = (
-            SAMPLE_RATIO_BLOCK / 2 if experiment.trigger else SAMPLE_RATIO_BLOCK
-        )  # triggered units have the other half
         counts = {name: posterior.counts[name] for name in exposure.arms}
         weights = {name: exposure.weights[name] for name in exposure.arms}
         return sample_ratio([(counts, weights)], min_cell=experiment.min_cell, blocks=blocks)
+    if exposure.dropped and posterior.cells is not None:
+        strata = _strata(experiment, posterior.cells, exposure)
+        return sample_ratio(strata, min_cell=experiment.min_cell, blocks=blocks)
     return next((check for check in posterior.checks if check.name == "sample_ratio"), None)
+
+
+def as_served(experiment: Experiment, posterior: Posterior, exposure: Exposure) -> Posterior:
+    """The posterior with checks of the arms that are served: one that was dropped has no promised size any more.
+
+    The cohort knows no flag, so its checks hold every arm against the weights, also one that nobody gets. The sample ratio of all units is the matter of `sample_ratio_check`.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        Of the flag, as it is now.
+    """
+    cells = posterior.cells
+    if not (exposure.dropped and experiment.trigger) or cells is None or TRIGGER_KEY not in cells.segments:
+        return posterior
+    triggered = _strata(experiment, cells, exposure, cells.segments[TRIGGER_KEY] == "true")
+    every = _strata(experiment, cells, exposure)
+    own = {check.name: check for check in sample_ratio_triggered(triggered, every, min_cell=experiment.min_cell)}
+    return replace(posterior, checks=tuple(own.get(check.name, check) for check in posterior.checks))
+
+
+def _strata(experiment: Experiment, cells: Cells, exposure: Exposure, where: BoolArray | None = None) -> Strata:
+    """Units of the served arms per epoch, with the weights of their time; those of the flag where they never changed."""
+    first = experiment.weights if experiment.epochs else exposure.weights
+    weights = [first, *(epoch.weights for epoch in experiment.epochs)]
+    strata = []
+    for number in sorted(set(cells.epoch.tolist())):
+        own = cells.epoch == number if where is None else where & (cells.epoch == number)
+        promised = {arm: weights[number][arm] for arm in exposure.arms}
+        if own.any() and any(promised.values()):
+            strata.append(({arm: int(cells.n[own & (cells.variant == arm)].sum()) for arm in promised}, promised))
+    return strata
 
 
 def sample_ratio_rule(check: Check | None) -> Rule:
@@ -182,15 +217,35 @@ def agreement_rule(sentence: str) -> Rule:
 def fresh_rule(experiment: Experiment, posterior: Posterior, now: datetime) -> Iterator[Rule]:
     """Whether the data reach up to now, or to the end of the experiment; old data say nothing of what users meet today."""
     most = experiment.policy.max_age_days
-    if posterior.last_day is None or not most:
+    dated = bool(experiment.exposed_at or experiment.events) and not experiment.totals
+    if not most or not (dated or posterior.has_days):  # days that were agreed say nothing of how new the data are
         return
-    today = now.date() if experiment.end is None else min(now.date(), experiment.end)
-    age = max(0, (today - posterior.last_day).days)
+    today, days = posterior.today(now), posterior.days(now)
+    if days is None or days[1] > today:
+        yield Rule(name="fresh", value=None, threshold=most, outcome="unknown", sentence=_no_day(posterior, today))
+        return
+    until = today if experiment.end is None else min(today, experiment.end)
+    age = max(0, (until - days[1]).days)
     old = age > most
-    sentence = f"The last day of data, {posterior.last_day}, lies {age} days before {'today' if today == now.date() else 'the end of the experiment'} (at most {most:g} allowed)."
+    sentence = f"The last day of data, {days[1]}, lies {age} days before {'today' if until == today else 'the end of the experiment'} (at most {most:g} allowed)."
+    if _is_ahead(posterior, today):
+        sentence += f" Units that are dated after today, up to {posterior.last_day}, do not count."
     if old:
         sentence += " Load newer data before exposure is raised."
     yield Rule(name="fresh", value=age, threshold=most, outcome="unknown" if old else "met", sentence=sentence)
+
+
+def _no_day(posterior: Posterior, today: date) -> str:
+    """Why nobody can tell how old the data are."""
+    if _is_ahead(posterior, today):
+        return f"How old the data are is not known: they are dated after today, up to {posterior.last_day}. Correct the dates before exposure is raised."
+    few = f": fewer than {posterior.min_cell:,} units have a date" if posterior.min_cell > 1 else ""
+    return f"How old the data are is not known{few}. Load data with dates before exposure is raised."
+
+
+def _is_ahead(posterior: Posterior, today: date) -> bool:
+    """Whether as many units as may be shown are dated in the future."""
+    return posterior.last_day is not None and posterior.last_day > today
 
 
 def new_data_rule(posterior: Posterior, before: Mapping[str, int]) -> Iterator[Rule]:
@@ -235,15 +290,16 @@ def days_rule(posterior: Posterior, policy: Policy, now: datetime) -> Rule:
             outcome="met",
             sentence="Days are not asked for (min_days = 0)."
             if posterior.first_day
-            else "Time rules are not applicable: the data carry no dates.",
+            else "Time rules are not applicable: no day of the data is known.",
         )
-    days = days_of_data(posterior.first_day, posterior.last_day, now.date())
+    days = _days_in(posterior, now)
+    ahead = ", without those in the future" if posterior.has_days and _is_ahead(posterior, posterior.today(now)) else ""
     return Rule(
         name="min_days",
         value=days,
         threshold=policy.min_days,
         outcome="met" if days >= policy.min_days else "unknown",
-        sentence=f"{days} days of data are in ({policy.min_days} needed before a verdict on the goal).",
+        sentence=f"{days} days of data are in{ahead} ({policy.min_days} needed before a verdict on the goal).",
     )
 
 
@@ -261,12 +317,14 @@ def is_due(posterior: Posterior, policy: Policy, now: datetime, judged: Decision
     """Whether `verdict_days` more are complete since the goal was judged; always where days are not counted."""
     if posterior.first_day is None or policy.min_days == 0:
         return True
-    days = [
-        days_of_data(posterior.first_day, last, day)
-        for last, day in ((judged.watermark, judged.decided_at.date()), (posterior.last_day, now.date()))
-    ]
-    before, since = (each // policy.verdict_days for each in days)
-    return since > before
+    before = days_of_data(posterior.first_day, judged.watermark, posterior.today(judged.decided_at))
+    return _days_in(posterior, now) // policy.verdict_days > before // policy.verdict_days
+
+
+def _days_in(posterior: Posterior, now: datetime) -> int:
+    """Days of data up to now."""
+    first, last = posterior.days(now) or (None, None)
+    return days_of_data(first, last, posterior.today(now))
 
 
 def days_of_data(first: date | None, last: date | None, today: date) -> int:

@@ -43,10 +43,12 @@ def flips(then: Decision, now: Decision) -> Iterator[str]:
 
 
 def values(then: Decision, now: Decision) -> Iterator[str]:
-    """Rules whose value is another one, though their outcome is the same."""
+    """Rules whose threshold is another one, or whose value is, though their outcome is the same."""
     after = _by_key(now)
     for key, rule in _by_key(then).items():
         other = after.get(key, rule)
+        if not _close(rule.threshold, other.threshold):
+            yield f"{_name(rule)} had the threshold {_value(rule.threshold)}, and has {_value(other.threshold)}."
         if other.outcome == rule.outcome and not _alike(rule, other, then.engine):
             yield f"{_name(rule)} had the value {_value(rule.value)}, and has {_value(other.value)}."
 
@@ -88,7 +90,13 @@ def _alike(rule: Rule, other: Rule, engine: str) -> bool:
         from expnb.models.sampler import LEAST_ESS  # noqa: PLC0415 - only where draws are compared
 
         return Gap(rule.name, other.value, rule.value, LEAST_ESS).errors <= MOST_ERRORS
-    return math.isclose(rule.value, other.value, rel_tol=SAME, abs_tol=SAME)
+    return _close(rule.value, other.value)
+
+
+def _close(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, rel_tol=SAME, abs_tol=SAME)
 
 
 def _name(rule: Rule) -> str:

@@ -147,8 +147,8 @@ def incident(name: str, workspace: Workspace | str | Path = ".") -> Incident:
     """
     ws = as_workspace(workspace)
     entries = own_entries(ws, name)
-    closings = [(entry, receipt) for entry, receipt in receipts(entries) if _closes(receipt)]
     harms = [past for past in past_decisions(entries) if _is_served(past.decision)]
+    closings = list(_closings(entries, harms))
     # One that was decided after the last closing was not answered yet.
     is_open = bool(harms) and (not closings or harms[-1].entry.seq > closings[-1][0].seq)
     if not harms and not closings:
@@ -190,7 +190,18 @@ def _told(
     )
 
 
-def _closes(receipt: Receipt) -> bool:
+def _closings(entries: Sequence[Entry], harms: Sequence[Past]) -> Iterator[tuple[Entry, Receipt]]:
+    """Changes after which no harmed treatment is served any more, whatever they were meant for; and those that took a treatment back where nothing was harmed."""
+    last = 0
+    for entry, receipt in receipts(entries):
+        harmed = {arm for past in harms if last < past.entry.seq < entry.seq for arm in _harmed(past.decision)}
+        after = _shares(receipt.after)
+        if not any(after.get(arm, 0.0) > 0 for arm in harmed) if harmed else _took_back(receipt):
+            last = entry.seq
+            yield entry, receipt
+
+
+def _took_back(receipt: Receipt) -> bool:
     """Whether a change took a treatment back; to ship another, or to conclude, is no incident."""
     if receipt.verb not in {"roll_back", "drop", "kill"} or receipt.before is None:
         return receipt.verb == "kill" and receipt.before is None

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import html
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# What Markdown would read as its own; an underscore inside a word is only an underscore.
-_MARKS = re.compile(r"[\\`*\[\]<>|&~]|(?<!\w)_|_(?!\w)")
+from expnb.decisions.markdown import escape_markdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +60,3 @@ class Page(ABC):
             parts.append(f"## {escape_markdown(section.heading)}")
             parts.append("\n".join(f"- {escape_markdown(sentence)}" for sentence in section.sentences))
         return "\n\n".join(parts) + "\n"
-
-
-def escape_markdown(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    return _MARKS.sub(lambda mark: f"\\{mark[0]}", " ".join(text.split()))

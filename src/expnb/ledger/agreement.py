@@ -28,10 +28,13 @@ class Agreement:
         What stands in every output.
     missing : tuple of str
         What nobody else has agreed to yet; no exposure may rise on it.
+    holds : Experiment, optional
+        The specification that was agreed, or looked at first; None where there is none.
     """
 
     notes: tuple[str, ...]
     missing: tuple[str, ...]
+    holds: Experiment | None = None
 
 
 @dataclass(slots=True)
@@ -72,18 +75,18 @@ def agreement(
     missing = list(walk.missing)
     if walk.spec is not None and experiment.spec_hash != walk.spec.spec_hash and not missing:
         edits = list(changes(walk.spec, experiment))
-        since = f"it was registered on {_day(experiment, walk.holds)}" if walk.holds else "the first look"
-        notes.append(f"The specification changed after {since}: {_told(edits)}")
         loosened = [edit for edit in edits if edit.loosens]
+        since = f"it was registered on {_day(experiment, walk.holds)}" if walk.holds else "the first look"
+        notes += [f"The specification changed after {since}: {_told(edits)}"] if edits else []
         if walk.first_look and loosened:
             missing.append(
                 f"The specification was loosened after the first look and is not registered: {_told(loosened)} Register it with a reason, and let somebody else agree: `expnb register {experiment.name} --reason …`, `expnb approve {experiment.name} --specification`."
             )
-    if approvals and _is_late(experiment, walk, first_day) and not _agreed(known, walk.by):
+    if approvals and _is_late(experiment, walk, first_day) and not any(entry.kind == "agreed" for entry in known):
         missing.append(
             f"The specification was {'registered after the first exposure' if walk.by else 'never registered'}; in this environment somebody else has to agree: `{'' if walk.by else f'expnb register {experiment.name}`, `'}expnb approve {experiment.name} --specification`."
         )
-    return Agreement(tuple(notes), tuple(missing))
+    return Agreement(tuple(notes), tuple(missing), walk.spec)
 
 
 def to_agree(experiment: Experiment, entries: Sequence[Entry], actor: str) -> Entry:
@@ -101,7 +104,11 @@ def to_agree(experiment: Experiment, entries: Sequence[Entry], actor: str) -> En
         )
     if same_person(actor) in ANONYMOUS:
         raise ApprovalError("an anonymous identity cannot approve. Open the workspace under your own name.")
-    if same_person(actor) == same_person(str(newest.body.get("actor", ""))):
+    if not newest.body.get("actor"):
+        raise ApprovalError(
+            f"who registered {experiment.name!r} is not recorded, so nobody can be known to be somebody else. Register it again: `expnb register {experiment.name}`."
+        )
+    if same_person(actor) == same_person(str(newest.body["actor"])):
         raise ApprovalError(f"{actor!r} registered this specification; somebody else has to approve it.")
     return newest
 
@@ -131,9 +138,14 @@ def _registered(walk: _Walk, entry: Entry, entries: Sequence[Entry]) -> None:
     spec = recorded(Experiment, entry.body["spec"])
     edits = [] if walk.spec is None or walk.first_look is None else [e for e in changes(walk.spec, spec) if e.loosens]
     walk.missing.clear()
+    agreed = _agreed(entries, entry)
+    if walk.first_look and walk.spec is None and not agreed:
+        walk.missing.append(
+            f"The specification was first registered after a look, on {entry.happened_at:%Y-%m-%d}, and what was looked at is not known here. Somebody else has to agree: `expnb approve {spec.name} --specification`."
+        )
+        return
     if edits:
         told = f"Loosened after the first look, on {entry.happened_at:%Y-%m-%d} by {entry.body.get('actor', 'unknown')}"
-        agreed = _agreed(entries, entry)
         if not agreed:
             walk.missing.append(
                 f"{told}: {_told(edits)} Nobody else has agreed: `expnb approve {spec.name} --specification`."

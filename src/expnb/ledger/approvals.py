@@ -5,6 +5,7 @@ A notebook kernel belongs to the person who runs it: checked there, these rules 
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 from expnb.decisions.plan import RampPlan
@@ -14,6 +15,7 @@ from expnb.spec.workspace_file import ApprovalRule
 
 # Which roles may do what; an environment without roles lets everybody do everything.
 ROLES: Mapping[str, tuple[str, ...]] = {
+    "register": ("analyst", "operator"),
     "apply": ("analyst", "operator"),
     "request": ("analyst", "operator"),
     "approve": ("approver",),
@@ -74,5 +76,6 @@ def _actors(ledger: Ledger, kind: EntryKind, plan: RampPlan) -> list[str]:
 
 
 def same_person(actor: str) -> str:
-    """A name without the differences that do not make another person: case and space around it."""
-    return actor.strip().casefold()
+    """A name without the differences that do not make another person: case, space around it, how a letter is put together, and what cannot be seen."""
+    seen = "".join(letter for letter in unicodedata.normalize("NFKC", actor) if unicodedata.category(letter) != "Cf")
+    return unicodedata.normalize("NFKC", seen.casefold()).strip()

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 LIKELY = 0.8
 """Probability with which a typical good idea has to ship by the days that are called needed."""
 
+_NEEDED = ("name", "metric", "mean", "reach")
 _LARGEST = math.log(2)
 _SMALLEST, _POINTS = 1e-7, 1_500  # of the grid of log ratios, on each side
+_TURN = 9.0  # standard errors around the cut, in which the chance to ship turns from none to certainty
 _LONGEST = 3_650.0  # days
 
 
@@ -88,6 +90,23 @@ class Proposal:
             value = getattr(self, field)
             if value is not None and (not isinstance(value, Real) or not 0 < float(value) < math.inf):
                 raise SpecError(f"proposal {self.name!r}: {field} is {value!r}; it is a number above 0.")
+        for field, example in (
+            ("cost", "0 for none"),
+            ("rope", "0.005 for 0.5 %"),
+            ("treatment_share", "0.5 for half"),
+        ):
+            if not isinstance(getattr(self, field), Real):
+                raise SpecError(
+                    f"proposal {self.name!r}: {field} is {getattr(self, field)!r}; it is a number. Write {example}."
+                )
+        if not 0 <= self.rope < 1:
+            raise SpecError(
+                f"proposal {self.name!r}: rope is {self.rope:g}; it lies between 0 and 1. Write 0.005 for 0.5 %."
+            )
+        if self.prior is not None and not isinstance(self.prior, Prior):
+            raise SpecError(
+                f"proposal {self.name!r}: prior is {self.prior!r}; it is an xb.Prior, which a file cannot hold. Write prior=xb.Prior(scale=0.02) in Python, or leave the column out."
+            )
         if self.sd is None and self.mean >= 1:
             raise SpecError(
                 f"proposal {self.name!r}: mean is {self.mean:g} and there is no sd; a share lies between 0 and 1, and other metrics have a standard deviation per unit. Add sd."
@@ -206,8 +225,12 @@ class Backlog:
         own = row.proposal
         cost = f", less a cost of {figure(own.cost, 3)}" if own.cost else ""
         verdict = "" if row.value > 0 else " It is not worth its cost."
-        needed = "more than ten years" if row.days_needed is None else f"{math.ceil(row.days_needed):,} days"
-        return f"{own.name}: worth {figure(row.value, 3)} on average ({figure(row.per_month, 3)} per month over {self.months:g} months{cost}); it ships with probability {100 * row.chance:.1f} % after {row.days:g} days, and a typical good idea needs {needed}.{verdict}"
+        needed = (
+            "more than ten years"
+            if row.days_needed is None
+            else f"{math.ceil(row.days_needed):,} day{'' if row.days_needed <= 1 else 's'}"
+        )
+        return f"{own.name}: worth {figure(row.value, 3)} on average ({figure(row.per_month, 3)} per month over {self.months:g} months{cost}); it ships with probability {100 * row.chance:.1f} % after {row.days:g} day{'' if row.days == 1 else 's'}, and a typical good idea needs {needed}.{verdict}"
 
 
 def prioritise(
@@ -240,7 +263,7 @@ def prioritise(
     Raises
     ------
     SpecError
-        If a column is unknown or missing, a number out of range, a prior flat, or the values cannot be compared.
+        If a column or cell is unknown or missing, a name given twice, a number out of range, a prior flat, or the values cannot be compared.
 
     Notes
     -----
@@ -255,13 +278,14 @@ def prioritise(
         if not 0 < value < math.inf:
             raise SpecError(f"{name} is {value}; it must be above 0. Write days=28 and months=12.")
     given = _read(proposals) if not isinstance(proposals, Sequence) else tuple(proposals)
+    _check_names(given)
     unit = _unit(given)
     rows = [_ranked(one, one.prior or prior or Prior(), days, months, policy or Policy()) for one in given]
     return Backlog(rows=tuple(sorted(rows, key=lambda row: -row.value)), unit=unit, months=months)
 
 
 def read_proposals(file: Path) -> tuple[Proposal, ...]:
-    """Proposals from a CSV file with the fields of `Proposal` as columns.
+    """Proposals from a CSV file with the fields of `Proposal` as columns, but for `prior`, which is no cell.
 
     Raises
     ------
@@ -280,21 +304,44 @@ def read_proposals(file: Path) -> tuple[Proposal, ...]:
         raise SpecError(
             f"{file.name} cannot be read as CSV ({error}). Write a line of column names and one line per proposal."
         ) from error
-    return _read(frame)
+    if len(frame.columns) == 1 and ";" in str(frame.columns[0]):
+        raise SpecError(
+            f"{file.name} is separated by semicolons, and is read by commas. Save it as CSV with commas, and with a point in numbers."
+        )
+    if "prior" in frame.columns:
+        raise SpecError(
+            f"{file.name} has a column 'prior', and a file cannot hold a prior: the command takes those that the workspace learnt. Remove the column, or rank in Python: xb.Proposal(…, prior=xb.Prior(scale=0.02))."
+        )
+    found = _read(frame)
+    _check_names(found)
+    return found
 
 
 def _read(frame: pd.DataFrame) -> tuple[Proposal, ...]:
     known = [field.name for field in fields(Proposal)]
     for column in frame.columns:
         check_choice("a column of the proposals", column, known)
-    missing = [name for name in ("name", "metric", "mean", "reach") if name not in frame.columns]
+    missing = [name for name in _NEEDED if name not in frame.columns]
     if missing:
         raise SpecError(f"the proposals have no column {missing[0]!r}. Add it; they have {list(frame.columns)}.")
-    rows = frame.to_dict("records")
-    return tuple(
-        Proposal(**{str(key): value for key, value in row.items() if value is not None and value == value})  # noqa: PLR0124 - false of NaN alone
-        for row in rows
-    )
+    rows = [
+        {str(key): value for key, value in row.items() if value is not None and value == value}  # noqa: PLR0124 - false of NaN alone
+        for row in frame.to_dict("records")
+    ]
+    for place, row in enumerate(rows, 1):
+        empty = [name for name in _NEEDED if name not in row]
+        if empty:
+            who = f"proposal {row['name']!r}" if "name" in row else f"proposal number {place}"
+            raise SpecError(f"{who} has no {empty[0]}: its cell is empty. Fill it in, or remove the line.")
+    return tuple(Proposal(**row) for row in rows)
+
+
+def _check_names(proposals: Sequence[Proposal]) -> None:
+    """Raise where a name stands twice: nobody could tell the two rows apart."""
+    names = [one.name for one in proposals]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise SpecError(f"two proposals are called {twice!r}. Give each a name of its own, or remove one.")
 
 
 def _unit(proposals: Sequence[Proposal]) -> str:
@@ -343,9 +390,10 @@ def chance_to_ship(rule: GoalRule, error: float, cut: float) -> float:
 
 
 def expected_gain(rule: GoalRule, error: float, cut: float) -> float:
-    """Mean of the improvement times P(estimate beyond the cut | effect) over the prior, between half and double; by the trapezoidal rule on the logarithm of the log ratio, which has as many points near no effect as far from it."""
+    """Mean of the improvement times P(estimate beyond the cut | effect) over the prior, between half and double; by the trapezoidal rule on points that lie as dense near no effect as far from it, and densest where the verdict turns."""
     side = np.geomspace(_SMALLEST, _LARGEST, _POINTS)
-    lam = np.concatenate([-side[::-1], side])
+    turn = cut + error * np.linspace(-_TURN, _TURN, _POINTS) if math.isfinite(cut) else np.zeros(0)
+    lam = np.unique(np.concatenate([-side, side, turn[np.abs(turn) <= _LARGEST]]))
     sign = 1.0 if rule.up else -1.0
     value = sign * np.expm1(lam) * ndtr(sign * (lam - cut) / error) * _density(rule.belief, lam)
     return float(np.trapezoid(value, lam))

@@ -6,6 +6,7 @@ import html
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,11 +17,13 @@ from expnb.errors import SpecError
 from expnb.planning.baseline import Baseline, Given, as_baselines
 from expnb.planning.belief import Belief, FloatArray
 from expnb.planning.goal import GoalRule
-from expnb.planning.judging import judged_metrics
+from expnb.planning.judging import BoolArray, judged_metrics
 from expnb.planning.rollouts import Rollouts, roll_out
 from expnb.planning.simulate import check_simulated
 from expnb.spec.experiment import Experiment
 from expnb.spec.metric import Metric
+from expnb.spec.policy import Aim
+from expnb.spec.policy import GoalRule as GoalsRule
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 POWER = 0.8
 """Probability with which a detectable effect ships, and a margin that can be shown is shown."""
+NO_END = 56
+"""Days that are planned where no end is agreed."""
 WEEK, LITTLE = 7, 0.01
 """Assurance that a week has to add to be worth running."""
 
@@ -83,6 +88,8 @@ class RungTraffic:
         Eligible units per day with which they come in within the rung's own time, of a day at least.
     filled : bool
         Whether they come in before `max_hold_days` is over and one rung down is proposed.
+    stay : int
+        Whole days at the rung at least: its own time, and until the units came in.
     """
 
     enrolled: float
@@ -90,6 +97,7 @@ class RungTraffic:
     days: float
     daily_units: float
     filled: bool
+    stay: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +140,13 @@ class ExperimentPlan:
     daily_units : float
         Eligible units per day, of all arms.
     treatments : int
+    goal_rule : {"all", "any"}, optional
+        Of several goals.
+    aim : {"superiority", "non_inferiority"}
+    distances : mapping of float
+        The relative rope of each goal, by name; under non-inferiority its margin.
     better : float
-        P(the effect of some treatment on the first goal is better than the rope) under the prior.
+        P(some treatment is as good as it should be) under the priors: beyond the rope, under non-inferiority within the margin; of several goals on each of them, or by `goal_rule` "any" on at least one.
     shipped_if_better : float, optional
         P(shipped by the last day) then; None where none was drawn.
     rows : tuple of PlanDay
@@ -141,6 +154,10 @@ class ExperimentPlan:
     rungs : tuple of RungTraffic
         Up to `learn_at`.
     guardrails : tuple of GuardrailMargin
+    end : date, optional
+        Last day of the experiment, where one is agreed.
+    end_day : int, optional
+        Which day of the plan that is.
     """
 
     experiment: str
@@ -149,7 +166,9 @@ class ExperimentPlan:
     daily_units: float
     verdict_days: int
     learn_at: float
-    rope: float
+    goal_rule: GoalsRule | None
+    aim: Aim
+    distances: Mapping[str, float]
     prior: str
     baselines: Mapping[str, Baseline]
     rollouts: int
@@ -160,6 +179,8 @@ class ExperimentPlan:
     rows: tuple[PlanDay, ...]
     rungs: tuple[RungTraffic, ...]
     guardrails: tuple[GuardrailMargin, ...]
+    end: date | None = None
+    end_day: int | None = None
 
     @property
     def assurance(self) -> float:
@@ -173,17 +194,23 @@ class ExperimentPlan:
 
     @property
     def full_power_day(self) -> int | None:
-        """Day from which on one more week adds less than one percentage point of assurance; None where the last week still adds more, or nothing ever ships."""
+        """Day from which on one more week adds less than one percentage point of assurance; None where the last week still adds more, nothing ever ships, or ships in the last week alone."""
         added = [later.shipped - row.shipped for row, later in zip(self.rows, self.rows[WEEK:], strict=False)]
         worth = [day for day, more in enumerate(added, 1) if more >= LITTLE]
         return None if not worth or worth[-1] == len(added) else worth[-1] + 1
 
     @property
+    def first_ship_day(self) -> int | None:
+        """Day on which the first rollouts ship; None where none does."""
+        return next((row.day for row in self.rows if row.shipped), None)
+
+    @property
     def first_rung(self) -> float | None:
-        """Percent enrolled of the lowest rung from which on every rung is filled; None where no ladder is."""
-        fits = None
+        """Percent enrolled of the lowest rung from which on every rung is filled, all of them within the days of the plan; None where no ladder is."""
+        fits, days = None, 0
         for rung in reversed(self.rungs):
-            if not rung.filled:
+            days += rung.stay
+            if not rung.filled or days > self.days:
                 break
             fits = rung.enrolled
         return fits
@@ -205,7 +232,7 @@ class ExperimentPlan:
     def footer(self) -> str:
         """What was simulated, in one line."""
         without = ", ".join(f"{name} {each.mean:g}" for name, each in self.baselines.items())
-        return f"{self.rollouts:,} rollouts of {self.days} daily looks with effects drawn from {self.prior}, and as many with effects of a grid; without a change {without}; seed {self.seed}. Guardrails have no effect, and units come once."
+        return f"{self.rollouts:,} rollouts of {self.days} daily looks{f', up to the end on {self.end},' if self.days == self.end_day else ''} with effects drawn from {self.prior}, and as many with effects of a grid; without a change {without}; seed {self.seed}. Guardrails have no effect, and units come once."
 
     def __str__(self) -> str:
         return "\n".join([f"{self.experiment}:", *(f"  - {each}" for each in self.sentences), f"  {self.footer}"])
@@ -226,29 +253,48 @@ class ExperimentPlan:
     def _of_climb(self) -> Iterator[str]:
         there = next((row.day for row in self.rows if row.enrolled >= self.learn_at), None)
         if there is None:
-            yield f"With {self.daily_units:,.0f} eligible units per day, {self.learn_at:g} percent enrolled is not reached within {self.days} days: nothing can ship."
+            yield f"With {self.daily_units:,.0f} eligible units per day, {self.learn_at:g} percent enrolled is not reached within {_days(self.days)}: nothing can ship."
         else:
-            yield f"With {self.daily_units:,.0f} eligible units per day, {self.learn_at:g} percent enrolled is reached on day {there} at the earliest; {self.rows[-1].units:,.0f} units take part within {self.days} days."
+            filled = there + max(1, math.ceil(self.rungs[-1].days)) - 1
+            yield f"With {self.daily_units:,.0f} eligible units per day, {self.learn_at:g} percent enrolled is reached on day {there} at the earliest, with enough units after {_days(filled)}; {self.rows[-1].units:,.0f} units take part within {_days(self.days)}."
         for rung in self.rungs:
             if not rung.filled:
-                yield f"At {rung.enrolled:g} percent it takes {_days(rung.days)} until {rung.units:,} units per arm came in, longer than it may hold; {_up(rung.daily_units)} units per day would fill it in its own time."
+                yield f"At {rung.enrolled:g} percent it takes {rung.days:.0f} days until {rung.units:,} units per arm came in, longer than it may hold; {_up(rung.daily_units)} units per day would fill it in its own time."
         if not all(rung.filled for rung in self.rungs):
             yield (
-                "No rung is filled in time. Ask for fewer units per rung (min_units), or hold longer."
+                f"No ladder fits this traffic within {_days(self.days)}. Ask for fewer units per rung (min_units), or for more days."
                 if self.first_rung is None
                 else f"A ladder that starts at {self.first_rung:g} percent fits this traffic."
             )
+        if self.end_day is not None and self.days > self.end_day:
+            yield f"The experiment ends on day {self.end_day}, {self.end}: what is said of later days holds only if it runs longer."
 
     def _of_verdicts(self) -> Iterator[str]:
         last = self.rows[-1]
         yield f"By day {self.days} it has shipped with probability {_percent(last.shipped)} (assurance under {self.prior}), concluded that nothing matters with {_percent(last.concluded_flat)} and rolled back with {_percent(last.rolled_back)}."
         if self.shipped_if_better is not None:
-            who = "The effect" if self.treatments == 1 else f"At least one of {self.treatments} effects"
-            yield f"{who} is better than the rope of {100 * self.rope:g} % with probability {_percent(self.better)} under this prior; then it has shipped with {_percent(self.shipped_if_better)}."
+            yield f"{self._event()} with probability {_percent(self.better)} under {'this prior' if len(self.distances) == 1 else 'the priors'}; then it has shipped with {_percent(self.shipped_if_better)}."
+        first = self.first_ship_day
         if self.full_power_day is not None:
             yield f"From day {self.full_power_day} on, one more week adds less than 1 percentage point."
+        elif first is not None and first > self.days - WEEK:
+            yield f"The first rollouts ship on day {first}, less than a week before the last day: what one more week adds takes a plan of more days."
         elif last.shipped:
-            yield f"The last week still adds 1 percentage point or more: more than {self.days} days would ship more."
+            yield f"The last week still adds 1 percentage point or more: more than {_days(self.days)} would ship more."
+
+    def _event(self) -> str:
+        """What the goals ask of a treatment, of some treatment where there are several."""
+        distances = list(self.distances.items())
+        who = "The effect" if len(distances) == 1 else "The treatment"
+        if self.treatments > 1:
+            who = f"At least one of {self.treatments} {'effects' if len(distances) == 1 else 'treatments'}"
+        within = self.aim == "non_inferiority"
+        relation, name = ("is no worse than", "margin") if within else ("is better than", "rope")
+        if len(distances) == 1:
+            return f"{who} {relation} the {name} of {100 * distances[0][1]:g} %"
+        each = ", ".join(f"{metric} {100 * distance:g} %" for metric, distance in distances)
+        of = "at least one goal" if self.goal_rule == "any" else "every goal"
+        return f"{who} {relation} the {name} on {of} ({each})"
 
     def _of_effects(self) -> Iterator[str]:
         found = [row for row in self.rows if row.detectable is not None]
@@ -278,7 +324,7 @@ def plan_experiment(
     *,
     baseline: Mapping[str, Given] | Given | Cells,
     daily_units: float | None = None,
-    days: int = 56,
+    days: int | None = None,
     rollouts: int = 2000,
     seed: int = 0,
 ) -> ExperimentPlan:
@@ -290,8 +336,8 @@ def plan_experiment(
         Per metric, what it is without a change, as in `simulate_policy`.
     daily_units : float, optional
         Eligible units per day, of all arms together; the traffic of the experiment when left out.
-    days : int
-        Daily looks at most.
+    days : int, optional
+        Daily looks at most; those from the experiment's start to its end when left out, 56 without dates.
     rollouts : int
         With effects drawn from the prior, and again as many over a grid of effects.
 
@@ -306,7 +352,7 @@ def plan_experiment(
 
     Notes
     -----
-    Rollouts hold the whole policy: ladder, waiting times, harm, guardrails, sample ratio and verdicts. Effects of the treatments are drawn independently, each in strata of the prior; guardrails have none.
+    Rollouts hold the whole policy: ladder, waiting times, harm, guardrails, sample ratio and verdicts. Effects of the treatments are drawn independently, and those on different goals too, each in strata of its prior; guardrails have none. Where goals move together, "all" is met more often than is said here, and "any" less often.
     Detectable effects are read off the isotonic regression of shipping on the effect, day by day [1]_.
     Whether a guardrail's margin m can be shown follows in closed form: an estimate of the log ratio with standard error s shows it without a prior from ``log(1 - m) + 1.64 s`` on, which it exceeds with probability 0.8 if ``-log(1 - m) >= (1.64 + 0.84) s``. The prior, being
     centred on no effect, only makes that easier.
@@ -317,6 +363,8 @@ def plan_experiment(
     """
     metrics = judged_metrics(experiment)
     baselines = as_baselines(experiment, metrics, baseline)
+    end_day = (experiment.end - experiment.start).days + 1 if experiment.start and experiment.end else None
+    days = end_day or NO_END if days is None else days
     check_simulated(experiment, days, rollouts)
     traffic = _traffic(experiment, daily_units)
     for goal in experiment.goals:
@@ -328,8 +376,8 @@ def plan_experiment(
     truth = _drawn(given, rollouts)
     found = given.roll_out(truth)
     shipped = found.action == code("ship")
-    goal, sign = experiment.goal, _sign(experiment.goal)
-    better = (sign * truth[:, :, 0] > (goal.rope or 0.0)).any(axis=1)
+    goal = experiment.goal
+    better = _as_asked(experiment, truth).any(axis=1)
     enrolled = climb(experiment, traffic, days)
     units = np.cumsum(traffic * enrolled / 100)
     ended = {action: _share_by_day(found, code(action), days) for action in ("ship", "conclude_flat", "roll_back")}
@@ -341,7 +389,9 @@ def plan_experiment(
         daily_units=traffic,
         verdict_days=experiment.policy.verdict_days,
         learn_at=experiment.policy.learn_at,
-        rope=goal.rope or 0.0,
+        goal_rule=experiment.policy.goal_rule,
+        aim=experiment.policy.aim,
+        distances={each.name: _distance(experiment, each) for each in experiment.goals},
         prior=experiment.prior_on(goal.name).id,
         baselines=baselines,
         rollouts=rollouts,
@@ -364,6 +414,8 @@ def plan_experiment(
         ),
         rungs=tuple(rung_traffic(experiment, traffic)),
         guardrails=tuple(_margins(given, enrolled, units)),
+        end=experiment.end,
+        end_day=end_day,
     )
 
 
@@ -403,9 +455,7 @@ def climb(experiment: Experiment, daily_units: float, days: int) -> FloatArray:
     for rung, traffic in zip(
         map(policy.rung, policy.percents), rung_traffic(experiment, daily_units, all_rungs=True), strict=True
     ):
-        stay = (
-            max(1, math.ceil(rung.days or 0), math.ceil(traffic.days)) if rung.enrolled != policy.percents[-1] else days
-        )
+        stay = traffic.stay if rung.enrolled != policy.percents[-1] else days
         stuck = not traffic.filled and rung.enrolled != policy.percents[0]
         out += [rung.enrolled] * min(days, days if stuck else stay)
         if len(out) >= days:
@@ -428,6 +478,7 @@ def rung_traffic(experiment: Experiment, daily_units: float, *, all_rungs: bool 
             days=days,
             daily_units=units / (max(1.0, rung.days or 0) * per_unit),
             filled=not limited or days <= (rung.max_hold_days or 0),
+            stay=max(1, math.ceil(rung.days or 0), math.ceil(days)),
         )
 
 
@@ -460,6 +511,21 @@ def _drawn(given: _Setting, rollouts: int) -> FloatArray:
             middle = drawn.reshape(rollouts, _STRATUM)[:, _STRATUM // 2]
             truth[:, treatment, place] = np.expm1(np.clip(rng.permutation(middle), -_LARGEST, _LARGEST))
     return truth
+
+
+def _distance(experiment: Experiment, goal: Metric) -> float:
+    """Relative rope of a goal; under non-inferiority its margin."""
+    return (goal.rope if experiment.policy.aim == "superiority" else goal.margin) or 0.0
+
+
+def _as_asked(experiment: Experiment, truth: FloatArray) -> BoolArray:
+    """Whether true effects are what the policy asks of the goals, shape (rollout, treatment)."""
+    least = 1.0 if experiment.policy.aim == "superiority" else -1.0
+    each = [
+        _sign(goal) * truth[:, :, place] > least * _distance(experiment, goal)
+        for place, goal in enumerate(experiment.goals)
+    ]
+    return np.asarray((np.any if experiment.policy.goal_rule == "any" else np.all)(each, axis=0))
 
 
 def _most(given: _Setting, metric: Metric) -> float:

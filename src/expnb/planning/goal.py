@@ -5,6 +5,7 @@ Everything here is in closed form or by bisection: `Belief` makes posteriors mix
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -21,8 +22,9 @@ from expnb.spec.policy import Policy
 BoolArray = NDArray[np.bool_]
 GoalVerdict = Literal["ship", "conclude flat", "none"]
 
-_FURTHEST = 12.0  # standard errors; an estimate further out has a probability below 1e-32
-_HALVINGS = 24  # of that range: to 1e-6 standard errors
+_FURTHEST = 12.0  # standard errors, or standard deviations; an estimate further out has a probability below 1e-32
+_HIGHEST = 50.0  # log ratio that nothing reaches
+_HALVINGS = 48  # of a range of 24 standard errors: to what a float can hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ class GoalRule:
     def cut(self, error: FloatArray) -> FloatArray:
         """Estimate of the log ratio from which on the treatment ships, of the shape of the standard errors.
 
-        Infinite, in the direction of improvement, where 12 standard errors are not enough.
+        Infinite, in the direction of improvement, where no estimate is enough that the prior leaves any probability.
 
         Notes
         -----
@@ -107,32 +109,54 @@ class GoalRule:
         sign = 1.0 if self.up else -1.0
         if self.policy.aim == "non_inferiority":
             return np.asarray(self.worst + sign * error * ndtri(self.needed))
-        reached = _first(lambda z: self.ships(sign * z * error, error), np.full(error.shape, -_FURTHEST))
-        return np.where(reached < _FURTHEST, sign * reached * error, sign * np.inf)
+        edge, far = self._brackets(error)
+        low = edge - _FURTHEST * error
+        reached = _first(lambda gap: self.ships(sign * gap, error), low, edge + _FURTHEST * error, far)
+        return np.where(np.isfinite(reached), sign * reached, sign * np.inf)
 
     def flat_range(self, error: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Lowest and highest estimate at which it concludes that nothing matters, of the shape of the standard errors; the same one where there is none.
 
         P(inside the rope) is largest for an estimate of no effect, around which prior and rope lie, and falls on both sides.
         """
-        sides = np.stack([-error, error])
-        ends = _first(lambda z: ~self.flat(z * sides, np.abs(sides)), np.zeros(sides.shape)) * sides
-        low, high = np.where(self.flat(np.zeros(error.shape), error), ends, 0.0)
-        return low, high
+        rope, far = self.metric.rope or 0.0, self._brackets(error)[1]
+        ends = []
+        for side in (-1.0, 1.0):
+            edge = abs(math.log1p(side * rope))
+            low = np.maximum(0.0, edge - _FURTHEST * error)
+
+            def outside(gap: FloatArray, side: float = side) -> BoolArray:
+                return ~self.flat(side * gap, error)
+
+            end = _first(outside, low, edge + _FURTHEST * error, far)
+            ends.append(side * np.minimum(end, np.maximum(far, edge + _FURTHEST * error)))
+        some = self.flat(np.zeros(error.shape), error)
+        return np.where(some, ends[0], 0.0), np.where(some, ends[1], 0.0)
+
+    def _brackets(self, error: FloatArray) -> tuple[float, FloatArray]:
+        """Distance of the rope from no effect in the direction of improvement, and how far estimates can be at all: 12 standard deviations under the widest part of the prior."""
+        edge = abs(math.log1p((1.0 if self.up else -1.0) * (self.metric.rope or 0.0)))
+        widest = float(self.belief.variance.max())
+        return edge, np.minimum(_FURTHEST * np.sqrt(widest + error**2), _HIGHEST)
 
     def _above_rope(self, known: Posteriors) -> FloatArray:
         rope = self.metric.rope or 0.0
         return known.above(np.log1p(rope)) if self.up else 1.0 - known.above(np.log1p(-rope))
 
 
-def _first(holds: Callable[[FloatArray], BoolArray], low: FloatArray) -> FloatArray:
-    """Where something begins to hold between `low` and 12 standard errors, by bisection; 12 where it does not."""
-    high = np.full(low.shape, _FURTHEST)
+def _first(holds: Callable[[FloatArray], BoolArray], low: FloatArray, near: FloatArray, far: FloatArray) -> FloatArray:
+    """Distance at which something begins to hold, by bisection: between `low` and `near`, else up to `far`, else infinite.
+
+    Close to the rope a posterior turns within a few standard errors; a narrow prior pulls that point away, by any number of them.
+    """
+    far = np.maximum(near, far)
+    soon, ever = holds(near), holds(far)
+    low, high = np.where(soon, low, near), np.where(soon, near, far)
     for _ in range(_HALVINGS):
         middle = 0.5 * (low + high)
         found = holds(middle)
         low, high = np.where(found, low, middle), np.where(found, middle, high)
-    return high
+    return np.where(soon | ever, high, np.inf)
 
 
 @dataclass(frozen=True, slots=True)

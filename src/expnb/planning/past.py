@@ -220,9 +220,15 @@ class PolicyReplay:
             f"the flag stands at {self.learn_at:g} % from the first day, because past data have one exposure and no ladder",
             f"prior {self.prior}",
             "" if self.ratio_judged else "the sample ratio is not judged, because the promised weights are not given",
-            f"{self.left_out:,} checkpoints without figures of every arm are left out" if self.left_out else "",
+            self._left_out(),
         ]
         return "; ".join(part for part in parts if part) + "."
+
+    def _left_out(self) -> str:
+        if not self.left_out:
+            return ""
+        one = self.left_out == 1
+        return f"{self.left_out:,} checkpoint{'' if one else 's'} that lack{'s' if one else ''} an arm, or usable figures of one, {'is' if one else 'are'} left out"
 
     def __str__(self) -> str:
         return "\n".join([*self._sentences(), f"  {self.footer}"])
@@ -271,8 +277,8 @@ def replay_policy(
     data: pd.DataFrame | Cells | HasCells,
     *,
     rope: float | None = None,
-    direction: Direction = "increase",
-    control: str = "control",
+    direction: Direction | None = None,
+    control: str | None = None,
     prior: Prior | str | None = None,
 ) -> PolicyReplay:
     """What a policy would have done in past experiments: every rule at every checkpoint of their recorded data, by the code that judges `simulate_policy`.
@@ -289,10 +295,10 @@ def replay_policy(
         `experiment`. Or the cells of the experiment itself, per day of exposure.
     rope : float, optional
         With a policy: the smallest relative difference that matters; 0.005 is 0.5 %. An experiment has its own.
-    direction : {"increase", "decrease"}
-        With a policy: which is better.
-    control : str
-        In a table: the variant that is the control. Of cells it is that of the experiment.
+    direction : {"increase", "decrease"}, optional
+        With a policy: which is better; an increase when left out. An experiment has its own.
+    control : str, optional
+        In a table: the variant that is the control, "control" when left out. Of cells it is that of the experiment.
     prior : Prior or str, optional
         On the goals, or the name of its family, such as ``"flat"``; with a policy the default prior when left out, else those of the experiment.
 
@@ -303,7 +309,7 @@ def replay_policy(
     Raises
     ------
     SpecError
-        If `data` are cells and no experiment says what they are, or the rope is missing.
+        If `data` are cells and no experiment says what they are, the rope is missing, or something is given that the experiment has of its own.
     SourceError, CohortError, NameNotFoundError
         If the data have no days, lack a column or hold what cannot be.
 
@@ -316,7 +322,9 @@ def replay_policy(
     if isinstance(data, pd.DataFrame):
         groups, left_out = _of_frame(policy, data, rope=rope, direction=direction, control=control, prior=prior)
     else:
-        groups, left_out = _of_cells(policy, data, rope=rope, prior=prior)
+        groups, left_out = _of_cells(
+            policy, data, rope=rope, prior=prior, own={"direction": direction, "control": control}
+        )
     found: dict[int, tuple[PastRun, list[Checkpoint]]] = {}
     for experiment, places, streams in groups:
         found |= zip(places, _replayed(experiment, streams), strict=True)
@@ -338,7 +346,12 @@ _Group = tuple[Experiment, list[int], list[Stream]]
 
 
 def _of_cells(
-    experiment: Policy | Experiment, data: Cells | HasCells, *, rope: float | None, prior: Prior | str | None
+    experiment: Policy | Experiment,
+    data: Cells | HasCells,
+    *,
+    rope: float | None,
+    prior: Prior | str | None,
+    own: Mapping[str, str | None],
 ) -> tuple[list[_Group], int]:
     cells = data if isinstance(data, Cells) else getattr(data, "cells", None)
     if not isinstance(cells, Cells):
@@ -351,6 +364,11 @@ def _of_cells(
         )
     if rope is not None:
         raise SpecError(_own_rope(experiment, rope))
+    for name, value in own.items():
+        if value is not None:
+            raise SpecError(
+                f"{name} is {value!r}, and the experiment {experiment.name!r} that judges these cells has its own. Leave it out."
+            )
     stream, left_out = of_cells(experiment, cells)
     return [(_at_learn_at(experiment, prior), [0], [stream])], left_out
 
@@ -360,14 +378,19 @@ def _of_frame(
     frame: pd.DataFrame,
     *,
     rope: float | None,
-    direction: Direction,
-    control: str,
+    direction: Direction | None,
+    control: str | None,
     prior: Prior | str | None,
 ) -> tuple[list[_Group], int]:
-    check_choice("direction", direction, get_args(Direction))
+    if direction is not None:
+        check_choice("direction", direction, get_args(Direction))
     if isinstance(policy, Experiment):
         if rope is not None:
             raise SpecError(_own_rope(policy, rope))
+        if direction is not None:
+            raise SpecError(
+                f"direction is {direction!r}, and the goal {policy.goal.name!r} of {policy.name!r} has its own, {policy.goal.direction!r}. Leave it out, or pass experiment.policy."
+            )
         goal = replace(policy.goal, prior=policy.prior_on(policy.goal.name))
         policy = policy.policy
     elif rope is None:
@@ -375,10 +398,12 @@ def _of_frame(
             "a policy alone does not say which difference matters. Pass rope=0.005 for 0.5 %, or an experiment, whose goal has one."
         )
     else:
-        goal = Metric(name="goal", kind="mean", role="goal", rope=rope, direction=direction, prior=Prior())
+        goal = Metric(
+            name="goal", kind="mean", role="goal", rope=rope, direction=direction or "increase", prior=Prior()
+        )
     if goal.rope is None:
         raise SpecError(f"goal {goal.name!r} has no relative rope; a replay judges relative effects. Add one.")
-    streams, left_out = of_frame(frame, goal.kind, control)
+    streams, left_out = of_frame(frame, goal.kind, control or "control")
     groups: dict[tuple[str, int, bool], _Group] = {}
     for place, stream in enumerate(streams):
         key = stream.kind, len(stream.variants), stream.shares is None

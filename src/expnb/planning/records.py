@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _WANTED = ("experiment", "variant", "n", "mean")
 _LEAST_UNITS = 2
+_TAKEN_BACK, _OFTEN = 0.02, 0.25  # shares of n, and of its steps, by which and at which cumulative units may fall
 _NEAR = 1e-9  # a share or a day that misses a bound by less was rounded
 
 
@@ -193,6 +194,7 @@ def of_frame(frame: pd.DataFrame, kind: str, control: str) -> tuple[list[Stream]
     """
     time = _check(frame, kind)
     table = _table(frame, kind, time)
+    _check_cumulative(table, time)
     pairs = _pairs(table, control)
     table = table.merge(pairs, on=["experiment", "variant"])
     fine = np.isfinite(table.n) & (table.n >= _LEAST_UNITS) & np.isfinite(table["mean"]) & np.isfinite(table.sd)
@@ -254,6 +256,28 @@ def _table(frame: pd.DataFrame, kind: str, time: str) -> pd.DataFrame:
     sd = np.sqrt(np.where(share, mean * (1 - mean), numbers["variance"]))
     columns = {"kind": kinds.astype(str), "time": _numbers(frame, time), "n": numbers["n"], "mean": mean, "sd": sd}
     return pd.concat([names, pd.DataFrame({**columns, "weight": numbers["weight"]})], axis=1)
+
+
+def _check_cumulative(table: pd.DataFrame, time: str) -> None:
+    """Raise where units of one day, or of one interval, were taken for those since the start; units that are taken back later make n fall a little, now and then."""
+    known = table[np.isfinite(table.n) & (table.n >= _LEAST_UNITS)].sort_values("time", kind="stable")
+    keys = [known.experiment, known.variant]
+    arms = known.groupby(keys, sort=False).n
+    step = arms.diff()
+    often = (step < 0).groupby(keys).transform("mean") > _OFTEN
+    fewer = known[(step < 0) & (often | (known.n < (1 - _TAKEN_BACK) * arms.cummax()))]
+    hint = f"n counts all units since the start. Add the days up before the replay: cumsum() of n by experiment and variant in the order of {time}, and mean and variance of all units so far."
+    if len(fewer):
+        row = fewer.iloc[0]
+        raise SourceError(
+            f"n of experiment {row.experiment!r}, variant {row.variant!r} falls to {row.n:,.0f} at {time} {row.time:g}; {hint}"
+        )
+    own = known.assign(step=step.fillna(0.0)).groupby("experiment", sort=False)
+    still = (own.step.max() == 0) & (own.time.max() - own.time.min() >= 1)
+    if still.any():
+        raise SourceError(
+            f"n of experiment {still.index[still][0]!r} is the same at every checkpoint while days go on; {hint}"
+        )
 
 
 def _numbers(frame: pd.DataFrame, name: str) -> FloatArray:

@@ -128,7 +128,7 @@ class OperatingCharacteristics:
             + ("" if math.isclose(each.sd**2, each.mean * (1 - each.mean)) else f" (sd {each.sd:g})")
             for name, each in self.baselines.items()
         )
-        return f"{self.rollouts:,} rollouts each of {self.days} daily looks; without a change {without}; prior {self.prior}; seed {self.seed}. Metrics are drawn independently, units come once, and of 1,000 verdicts about one differs from that of `decide`."
+        return f"{self.rollouts:,} rollouts each of {self.days} daily look{'' if self.days == 1 else 's'}; without a change {without}; prior {self.prior}; seed {self.seed}. Metrics are drawn independently, units come once, and of 1,000 verdicts about one differs from that of `decide`."
 
     def __str__(self) -> str:
         return "\n".join(
@@ -166,13 +166,13 @@ def _sentence(row: Characteristic, days: int) -> str:
     }
     parts = [f"{verb} {100 * share:.1f} %" for verb, share in ends.items() if share]
     when = [
-        f"{verb} after {day:g} days (median)"
+        f"{verb} after {day:g} day{'' if day == 1 else 's'} (median)"
         for verb, day in (("ships", row.days_to_ship), ("rolls back", row.days_to_roll_back))
         if day is not None
     ]
     if row.dropped:
         when.append(f"a treatment is dropped in {100 * row.dropped:.1f} %")
-    return f"{row.units_per_day:,.0f} units per day, true effect {row.effect}: {', '.join(parts)} within {days} days; {''.join(each + '; ' for each in when)}{row.treated:,.0f} units treated."
+    return f"{row.units_per_day:,.0f} units per day, true effect {row.effect}: {', '.join(parts)} within {days} day{'' if days == 1 else 's'}; {''.join(each + '; ' for each in when)}{row.treated:,.0f} units treated."
 
 
 def simulate_policy(
@@ -241,9 +241,9 @@ def simulate_policy(
 
 def check_simulated(experiment: Experiment, days: int, rollouts: int) -> None:
     """Raise `SpecError` for what cannot be simulated."""
-    for name, value in (("days", days), ("rollouts", rollouts)):
-        if value < 1:
-            raise SpecError(f"{name} is {value}; it must be at least 1.")
+    for name, value, usual in (("days", days, 28), ("rollouts", rollouts, 2000)):
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise SpecError(f"{name} is {value!r}; it is a whole number from 1 on. Write {name}={usual}.")
     for metric in judged_metrics(experiment):
         if metric.kind in {"ratio", "quantile"}:
             raise SpecError(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 
 import numpy as np
 
-from expnb.errors import SpecError
+from expnb.errors import NameNotFoundError, SpecError
 from expnb.planning.belief import Belief
 from expnb.planning.goal import GoalRule, GoalVerdict, Outlook, indifferent, mean_effect
 from expnb.posterior.effect import Effect
@@ -45,7 +45,7 @@ class Waiting:
     days : float
         Of further data.
     units : float, optional
-        That come in during those days, in all arms.
+        That come in during those days, in all arms that are left.
     gain : float >= 0, optional
         Expected improvement of the choice by those data, as a share of what the goal is without a change; 0.001 is 0.1 %.
     cost : float >= 0, optional
@@ -142,10 +142,8 @@ class Waiting:
             return
         end = "" if self.p_change_by_end is None else f", all days to {self.end} with {_percent(self.p_change_by_end)}"
         odds = f"{_days(self.days, ' more')} would {'bring one' if self.verdict == 'none' else 'change that'} with probability {_percent(self.p_change)}{end}."
-        if self.verdict == "none":
-            yield f"The rules on the goal give no verdict yet; {odds}"
-        else:
-            yield f"The rules on the goal say to {self.verdict} now; {odds}"
+        says = "give no verdict yet" if self.verdict == "none" else f"say to {self.verdict}"
+        yield f"Judged today, the rules on the goal would {says}; {odds}"
         if self.settled:
             yield f"{'More data' if self.end else 'So much more data'} can hardly change that."
 
@@ -165,6 +163,7 @@ def value_of_waiting(
     days: float = 7.0,
     enrolled: float = 100.0,
     variant: str | None = None,
+    dropped: Collection[str] = (),
 ) -> Waiting:
     """What more days of data are worth; pure, and exact for the log ratio's bell and the prior.
 
@@ -175,25 +174,27 @@ def value_of_waiting(
     days : float
         Of further data, above 0.
     enrolled : float
-        Percent of eligible units that take part in these days.
+        Percent of eligible units that take part in these days, 0 to 100; those of dropped treatments are counted here and get no arm.
     variant : str, optional
         The treatment that is judged, such as `Decision.variant`; the one that is most likely best on the goal when left out.
+    dropped : collection of str, optional
+        Treatments that were taken out, such as `Decision.to.dropped`: they get no units any more, and are not chosen.
 
     Returns
     -------
     Waiting
-        With the reason and no figures where the goal has no log ratio, or the traffic is unknown.
+        With the reason and no figures where the goal has no log ratio, the traffic is unknown, or the treatment was dropped.
 
     Raises
     ------
     SpecError
-        If `days` or `units_per_day` are not above 0.
+        If `days` or `units_per_day` are not above 0, or `enrolled` is no percentage.
     NameNotFoundError
         If the posterior has no such treatment.
 
     Notes
     -----
-    What the data say is a bell around ``log(1 + effect_rel)``, recovered from the raw effect and its confidence interval (`log_ratio`), so clusters and covariates are counted. Each new unit is taken to bring as much information as those so far.
+    What the data say is a bell around ``log(1 + effect_rel)``, recovered from the raw effect and its confidence interval (`log_ratio`), so clusters and covariates are counted. Each new unit of an arm is taken to bring as much information as those so far; they come in by the weights, whatever came in before.
     The gain is the expected value of sample information for two choices, treatment or control, by their mean effect: ``E max(0, E[effect | new data]) - max(0, E[effect])``, a preposterior analysis [1]_, here in closed form (`Outlook`).
 
     References
@@ -203,21 +204,29 @@ def value_of_waiting(
     for name, value in (("days", days), ("units_per_day", units_per_day)):
         if value is not None and not 0 < value < math.inf:
             raise SpecError(f"{name} is {value:g}; it must be above 0. Write days=7 and units_per_day=6000.")
-    best = posterior.effect(experiment.goal.name, variant) if variant else _best(experiment, posterior)
+    if not 0 <= enrolled <= 100:
+        raise SpecError(f"enrolled is {enrolled:g}; it is a percentage from 0 to 100. Write enrolled=50 for half.")
+    for name in dropped:
+        if name not in experiment.treatments:
+            raise NameNotFoundError("treatment", name, list(experiment.treatments))
+    live = tuple(name for name in experiment.treatments if name not in dropped)
+    best = posterior.effect(experiment.goal.name, variant) if variant else _best(experiment, posterior, live)
     blank = Waiting(
         experiment=experiment.name,
         metric=experiment.goal,
-        variant=best.variant if best else experiment.treatments[0],
+        variant=best.variant if best else (*live, *experiment.treatments)[0],
         days=days,
         prior=experiment.prior_on(experiment.goal.name).id,
     )
+    if blank.variant not in live:
+        return replace(blank, why=f"Waiting teaches nothing about {blank.variant}: it was dropped and gets no units.")
     bell = log_ratio(best) if best else None
     if best is None or bell is None or best.mean_control is None:
         why = (best.note if best else "") or "one of its arms has too few units to be shown, or a mean of 0"
         return replace(
             blank, why=f"What waiting is worth is not known: {experiment.goal.name} has no log ratio ({why})."
         )
-    traffic = units_per_day or _traffic(experiment, posterior, enrolled)
+    traffic = units_per_day or _traffic(experiment, posterior, enrolled, live)
     if traffic is None:
         return replace(
             blank,
@@ -225,7 +234,40 @@ def value_of_waiting(
         )
     if enrolled <= 0:
         return replace(blank, why="Waiting teaches nothing: at 0 percent enrolled no units come in.")
-    return _value(experiment, posterior, best, bell, blank, traffic, enrolled)
+    return _value(experiment, posterior, best, bell, blank, _Inflow(experiment, posterior, live, traffic, enrolled))
+
+
+@dataclass(frozen=True, slots=True)
+class _Inflow:
+    """Units that still come in."""
+
+    experiment: Experiment
+    posterior: Posterior
+    live: tuple[str, ...]
+    traffic: float
+    enrolled: float
+
+    def per_day(self, *arms: str) -> float:
+        """Units per day of some arms; the weights of dropped treatments count, because their units stay outside."""
+        return self.traffic * self.enrolled / 100 * sum(map(self.experiment.share, arms))
+
+    def growth(self, treatment: str, days: float) -> float:
+        """By which factor the information on the log ratio of one treatment to control grows.
+
+        Its variance is the sum of both arms', each of which falls with the arm's own units. However unevenly these grow, the present estimate and the later one have the covariance of a sum of independent increments, so `Outlook.after` holds.
+        """
+        counts, arms = self.posterior.counts, (self.posterior.control, treatment)
+        return sum(1 / counts[arm] for arm in arms) / sum(1 / (counts[arm] + days * self.per_day(arm)) for arm in arms)
+
+    @property
+    def missed(self) -> float:
+        """What a unit misses on average while it gets its arm instead of the one that looks best now, relative to control; units outside get control."""
+        goal = self.experiment.goal
+        sign = 1.0 if goal.direction == "increase" else -1.0
+        goals = _goals(self.experiment, self.posterior, self.live)
+        means = {one.variant: sign * (one.effect_rel_post or 0.0) for one in goals}
+        inside = sum(self.experiment.share(name) * mean for name, mean in means.items()) * self.enrolled / 100
+        return max(0.0, *means.values()) - inside
 
 
 def _value(
@@ -234,27 +276,25 @@ def _value(
     best: Effect,
     bell: tuple[float, float],
     blank: Waiting,
-    traffic: float,
-    enrolled: float,
+    inflow: _Inflow,
 ) -> Waiting:
     estimate, error = bell
-    seen, up = sum(posterior.counts.values()), best.direction == "increase"
-    per_day = traffic * enrolled / 100
+    up, grown = best.direction == "increase", inflow.growth(best.variant, blank.days)
     known = Belief.of(experiment.prior_on(best.metric)).given(np.array(estimate), np.array(error))
-    outlook = Outlook.after(known, estimate, error, 1 + per_day * blank.days / seen)
-    then = error / math.sqrt(1 + per_day * blank.days / seen)
+    outlook = Outlook.after(known, estimate, error, grown)
+    then = error / math.sqrt(grown)
     better = float(mean_effect(known)) * (1 if up else -1)
     gain = outlook.gain_of_choosing(indifferent(then), increase=up) - max(0.0, better)
     # Of a triggered experiment the effect is on those units alone.
     reached = (best.n_control + best.n_treatment) / (
         posterior.counts[posterior.control] + posterior.counts[best.variant]
     )
-    month = MONTH * traffic * (reached if experiment.trigger else 1.0) * (best.mean_control or 0.0)
+    month = MONTH * inflow.traffic * (reached if experiment.trigger else 1.0) * (best.mean_control or 0.0)
     found = replace(
         blank,
-        units=per_day * blank.days,
+        units=inflow.per_day(posterior.control, *inflow.live) * blank.days,
         gain=max(0.0, gain),
-        cost=_missed(experiment, posterior, enrolled) * blank.days / MONTH,
+        cost=inflow.missed * blank.days / MONTH,
         month=None if best.kind in _NO_TOTAL else month,
     )
     rule = GoalRule.of(experiment)
@@ -262,7 +302,7 @@ def _value(
     if rule is None or verdict is None:
         return found
     left = _days_left(experiment, posterior)
-    growths = [1 + per_day * days / seen for days in (blank.days, left) if days]
+    growths = [inflow.growth(best.variant, days) for days in (blank.days, left) if days]
     odds = [
         1.0 - Outlook.after(known, estimate, error, growth).chances(rule, error / math.sqrt(growth))[verdict]
         for growth in growths
@@ -276,32 +316,30 @@ def _value(
     )
 
 
-def _best(experiment: Experiment, posterior: Posterior) -> Effect | None:
+def _goals(experiment: Experiment, posterior: Posterior, live: tuple[str, ...]) -> list[Effect]:
+    """Effects on the goal, of all units, under the treatments that are left."""
+    goals = (one for one in posterior.main if one.metric == experiment.goal.name and one.segment == ALL)
+    return [one for one in goals if one.variant in live]
+
+
+def _best(experiment: Experiment, posterior: Posterior, live: tuple[str, ...]) -> Effect | None:
     """The goal's effect that is most likely the best arm."""
-    goals = [one for one in posterior.main if one.metric == experiment.goal.name and one.segment == ALL]
+    goals = _goals(experiment, posterior, live)
     return max(goals, key=lambda one: -1.0 if one.p_best is None else one.p_best, default=None)
 
 
-def _traffic(experiment: Experiment, posterior: Posterior, enrolled: float) -> float | None:
+def _traffic(experiment: Experiment, posterior: Posterior, enrolled: float, live: tuple[str, ...]) -> float | None:
     """Eligible units per day: as agreed, else as the data show them, taken to be of the present share."""
     if experiment.traffic:
         return experiment.traffic.units_per_day
     if posterior.first_day is None or posterior.last_day is None or enrolled <= 0:
         return None
     days = (posterior.last_day - posterior.first_day).days + 1
-    shown = sum(
-        n for n in posterior.counts.values() if n >= experiment.min_cell
-    )  # a smaller arm may not be told from the total
-    return shown / days * 100 / enrolled
-
-
-def _missed(experiment: Experiment, posterior: Posterior, enrolled: float) -> float:
-    """What a unit misses on average while it gets its arm instead of the one that looks best now, relative to control."""
-    goals = [one for one in posterior.main if one.metric == experiment.goal.name and one.segment == ALL]
-    sign = 1.0 if experiment.goal.direction == "increase" else -1.0
-    means = {one.variant: sign * (one.effect_rel_post or 0.0) for one in goals}
-    inside = sum(experiment.share(name) * mean for name, mean in means.items()) * enrolled / 100
-    return max(0.0, *means.values()) - inside
+    # A smaller arm may not be told from the total, and a dropped one stopped growing.
+    shown = {
+        arm: n for arm, n in posterior.counts.items() if n >= experiment.min_cell and arm in (posterior.control, *live)
+    }
+    return sum(shown.values()) / sum(map(experiment.share, shown)) / days * 100 / enrolled if shown else None
 
 
 def _verdict_now(rule: GoalRule, effect: Effect) -> GoalVerdict | None:
@@ -343,7 +381,7 @@ def more_or_fewer(metric: Metric, *, better: bool) -> str:
 
 
 def _days(days: float, more: str = "") -> str:
-    return f"{days:,.3g}{more} day{'' if days == 1 else 's'}"
+    return f"{figure(days, 3)}{more} day{'' if days == 1 else 's'}"
 
 
 def _soon(days: float) -> str:

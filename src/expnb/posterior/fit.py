@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from typing import Protocol
 
 import numpy as np
@@ -99,9 +100,7 @@ def posterior_of(
     pooled: Sequence[PooledEffect] = (),
 ) -> Posterior:
     """Effects with the evidence they rest on; `prior` is None where the experiment's own hold."""
-    agreed = (experiment.start, experiment.end) if experiment.start and experiment.end else None
-    dated = experiment.exposed_at and not experiment.totals
-    days = cells.days(least=experiment.min_cell) if dated else agreed
+    days = _days(experiment, cells)
     return Posterior(
         experiment=experiment.name,
         control=experiment.control,
@@ -116,9 +115,19 @@ def posterior_of(
         checks=cells.checks,
         versions={"expnb": __version__, "python": platform.python_version(), **versions},
         pooled=tuple(pooled),
+        asked=experiment.asked_hash,
+        min_cell=experiment.min_cell,
+        timezone=experiment.timezone,
         given_prior=prior,
         cells=cells,
     )
+
+
+def _days(experiment: Experiment, cells: Cells) -> tuple[date, date] | None:
+    """First and last day of the data; those that were agreed, where data of their kind carry none."""
+    if (experiment.exposed_at and not experiment.totals) or cells.days() is not None:
+        return cells.days(least=experiment.min_cell)
+    return (experiment.start, experiment.end) if experiment.start and experiment.end else None
 
 
 def _with_diluted(experiment: Experiment, cells: Cells, effects: Sequence[Effect]) -> Iterator[Effect]:

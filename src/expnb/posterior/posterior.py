@@ -6,8 +6,9 @@ import html
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import date
+from datetime import date, datetime
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 from expnb.errors import NameNotFoundError
 from expnb.posterior.effect import SUMMARY_COLUMNS, TEXT_COLUMNS, Effect, Estimate, PooledEffect
@@ -41,8 +42,14 @@ class Posterior:
     versions : mapping of str to str
     pooled : tuple of PooledEffect
         What the segments of each kind say together, per metric and treatment.
+    asked : str
+        `Experiment.asked_hash` of the experiment that was fitted; empty where a posterior was made by hand.
     given_prior : Prior, optional
         The prior that `fit` was given in place of the experiment's own.
+    min_cell : int
+        No day is told that fewer units lie on or before, or after (`Cells.days`).
+    timezone : str
+        In which a day begins.
     cells : Cells, optional
         The statistics that the effects were made from, from which a decision can be recomputed; no part of what is compared or shown.
     """
@@ -61,12 +68,33 @@ class Posterior:
     versions: Mapping[str, str]
     pooled: tuple[PooledEffect, ...] = ()
     given_prior: Prior | None = None
+    asked: str = ""
+    min_cell: int = 1
+    timezone: str = "UTC"
     cells: Cells | None = field(default=None, repr=False, compare=False)
 
     @property
     def main(self) -> tuple[Effect, ...]:
         """The effects that decide, and are drawn: one per metric x treatment x segment."""
         return tuple(effect for effect in self.effects if effect.estimate == "main")
+
+    @property
+    def has_days(self) -> bool:
+        """Whether the data carry days themselves; those of a posterior without them were agreed."""
+        return self.cells is not None and self.cells.days() is not None
+
+    def today(self, now: datetime) -> date:
+        """The day that it is where the data come from."""
+        return now.astimezone(ZoneInfo(self.timezone)).date()
+
+    def days(self, now: datetime) -> tuple[date, date] | None:
+        """First and last day of the data up to now; None where none is known.
+
+        Rows that are dated later make no data newer. Days that were agreed, and those of a posterior without cells, are given as they are.
+        """
+        if self.cells is not None and self.has_days:
+            return self.cells.days(least=self.min_cell, until=self.today(now))
+        return None if self.first_day is None or self.last_day is None else (self.first_day, self.last_day)
 
     def effect(self, metric: str, variant: str, segment: str = ALL, *, estimate: Estimate = "main") -> Effect:
         """The effect of a treatment on a metric, by its main estimate unless another one is named.

@@ -23,18 +23,16 @@ _LOOSER: Final[Mapping[str, int]] = {
     "rung_days": -1,
     "min_units": -1,
     "min_days": -1,
-    "verdict_days": -1,
     "max_hold_days": 1,
     "max_age_days": 1,
     "holdback": -1,
     "margin": 1,
     "margin_abs": 1,
+    "min_cell": 1,
 }
 _NO_LIMIT: Final = frozenset({"max_hold_days", "max_age_days"})  # where 0 means none
-# What decides nothing: who looks after it, where the rows lie, and how it is shown.
-_HARMLESS: Final = frozenset(
-    {"owner", "review_after", "source", "connection", "table", "sql", "traffic", "cost", "min_cell"}
-)
+# What decides nothing: who looks after it, and how it is shown. Where the rows lie is not among them: another file, or another filter, is other data.
+_HARMLESS: Final = frozenset({"owner", "review_after", "traffic", "cost"})
 _HARMLESS_OF_METRICS: Final = frozenset({"owner", "version", "description", "certified", "unit"})
 
 
@@ -63,17 +61,24 @@ def changes(then: Experiment, now: Experiment) -> Iterator[Change]:
             found = _changes(part.name, part.name, getattr(then, part.name), getattr(now, part.name))
             yield from map(_as_harmless, found) if part.name in _HARMLESS else found
     before, after = ({metric.name: metric for metric in each.metrics} for each in (then, now))
+    # With more effects to judge each has a smaller share of the false alarms: harm is then seen later.
+    needs_surer_harm = now.harm_threshold > then.harm_threshold
     for name, metric in before.items():
         if name not in after:
             yield Change(f"metric {name!r}", f"metric {name!r} was removed.", metric.role != "info")
     for name, metric in after.items():
         if name not in before:
-            yield Change(f"metric {name!r}", f"metric {name!r} was added as {metric.role}.", metric.role == "goal")
+            looser = metric.role == "goal" or needs_surer_harm
+            yield Change(f"metric {name!r}", f"metric {name!r} was added as {metric.role}.", looser)
             continue
         for part in fields(Metric):
             own = (getattr(each[name], part.name) for each in (before, after))
             found = _changes(f"metric {name!r}: {part.name}", part.name, *own)
             yield from map(_as_harmless, found) if part.name in _HARMLESS_OF_METRICS else found
+            if part.name == "role" and needs_surer_harm and metric.role == "guardrail" != before[name].role:
+                yield Change(
+                    f"metric {name!r}: harm", f"with {name!r} as a guardrail harm has to be surer on all metrics.", True
+                )
 
 
 def _changes(where: str, key: str, then: object, now: object) -> Iterator[Change]:

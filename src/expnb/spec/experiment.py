@@ -312,6 +312,11 @@ class Experiment(Question):
         return self.policy.harm_threshold(judged * len(self.treatments))
 
     @property
+    def asked_hash(self) -> str:
+        """SHA-256 of what a posterior answers: metrics with their ropes and margins, priors, arms and segments."""
+        return digest({name: getattr(self, name) for name in ("metrics", "prior", "weights", "control", "segments")})
+
+    @property
     def policy_hash(self) -> str:
         """SHA-256 of everything that decides: policy, metrics, arms, prior and dates."""
         return digest(

@@ -496,18 +496,27 @@ class Cells:
         unknown = hidden(fewest, min_cell=min_cell)
         return [value for value in fewest if value not in unknown]
 
-    def days(self, *, least: int = 1) -> tuple[date, date] | None:
-        """First and last day on which at least that many units were exposed; None where there is none.
+    def days(self, *, least: int = 1, until: date | None = None) -> tuple[date, date] | None:
+        """First and last day of exposure; None where fewer than `least` units have a day.
 
         Parameters
         ----------
         least : int
-            Units per day; a stray date, such as 1970-01-01, then does not stretch the experiment.
+            Units that lie on or before the first day, and on or after the last one. A stray date, such as 1970-01-01, then does not stretch the experiment, and no day is about fewer units than may be shown, however few come in per day.
+        until : date, optional
+            Days after it are left out; a date in the future is an error of the source.
         """
         known = ~np.isnat(self.day)
+        if until is not None:
+            known &= self.day <= np.datetime64(until, "D")
         days, place = np.unique(self.day[known], return_inverse=True)
-        full = days[np.bincount(place, weights=self.n[known], minlength=days.size) >= least]
-        return (full[0].item(), full[-1].item()) if full.size else None
+        units = np.bincount(place, weights=self.n[known], minlength=days.size)
+        before, after = np.cumsum(units), np.cumsum(units[::-1])[::-1]
+        if not days.size or before[-1] < least:
+            return None
+        first, last = days[before >= least][0].item(), days[after >= least][-1].item()
+        # Of fewer than twice `least` units the two may cross: then only the earlier is told.
+        return min(first, last), last
 
     @property
     def fingerprint(self) -> str:

@@ -63,7 +63,7 @@ def share_best(arms: Sequence[Arm], prior: Prior, *, largest: bool) -> FloatArra
             _independent(some, largest=largest) if prior.family == "flat" else _tied(some, prior, largest=largest)
         )
     total: FloatArray = out.sum(axis=1, keepdims=True)
-    shares: FloatArray = out / total
+    shares: FloatArray = np.clip(out / total, 0.0, 1.0)  # rounding leaves less than nothing of a share that is nothing
     return shares
 
 

@@ -286,6 +286,7 @@ def prob_best(arms: Sequence[Arm], prior: Prior, *, largest: bool) -> FloatArray
     better = pair.p_above if largest else 1.0 - pair.p_above
     if pair.null is not None and not largest:
         better = better - pair.null[:, None]  # who equals control is not best
+    better = np.clip(better, 0.0, 1.0)
     return np.concatenate([1.0 - better, better], axis=1)
 
 
