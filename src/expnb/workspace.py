@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -33,7 +33,7 @@ from expnb.errors import (
 from expnb.flags.base import FlagBackend, Receipt
 from expnb.flags.connect import connect
 from expnb.flags.split import check_split, serve_sample
-from expnb.ledger.agreement import Agreement, agreement, loosened_since, to_agree
+from expnb.ledger.agreement import Agreement, agreement, loosened_since, newest_registration, to_agree
 from expnb.ledger.approvals import approvals_needed, approvers, check_approvals, check_approver, check_role
 from expnb.ledger.ledger import Entry, EntryKind, Ledger
 from expnb.ledger.recorded import recorded as _recorded
@@ -390,7 +390,7 @@ class Workspace:
         """
         self._allow("register")
         entries = self._own(experiment.name)
-        last = next((entry for entry in reversed(entries) if entry.kind == "registered"), None)
+        last = newest_registration(entries)
         # Older registrations lack their author, or the specification itself: nobody can agree to those.
         if last and last.body["spec_hash"] == experiment.spec_hash and {"actor", "spec"} <= last.body.keys():
             return last
@@ -522,12 +522,8 @@ class Workspace:
         own = self._own(experiment.name)
         seen = {entry.body["fingerprint"]: entry for entry in own if entry.kind == "look"}
         is_new = posterior.fingerprint not in seen
-        look = _looks(own) + 1
-        if not is_new:
-            tried = [entry for entry in own if entry.kind == "view"]
-            views = sum(entry.body["fingerprint"] == posterior.fingerprint for entry in tried)
-            look = cast("int", seen[posterior.fingerprint].body["look"]) + views
-        agreed = self._agreement(experiment, own, posterior)
+        look = _looks(own) + 1 if is_new else _look_at(posterior.fingerprint, seen[posterior.fingerprint], own)
+        agreed = self._agreement(experiment, own, posterior.first_day)
         recorded = self._decisions(experiment.name)
         before = self._last_step(self.ref(experiment), recorded)
         agreed_on = [(key, one) for key, one in recorded if not any(rule.name == "agreement" for rule in one.rules)]
@@ -595,15 +591,14 @@ class Workspace:
         looked = [entry for entry in own if entry.kind == "look"]
         known = [entry for entry in own if entry.kind == "view" and facts.items() <= entry.body.items()]
         if looked and not known and tried.policy_hash != self.experiment(experiment.name).policy_hash:
-            self._record(
-                "view", {"experiment": experiment.name, "environment": self.environment, "actor": self.actor, **facts}
-            )
+            view = {"experiment": experiment.name, "environment": self.environment, "actor": self.actor, **facts}
+            own.append(self._record("view", view))
         before = self._last_step(self.ref(experiment), self._decisions(experiment.name))
         return decide(
             tried,
             posterior,
             flag=self.flag(experiment),
-            looks=max(1, _looks(self._own(experiment.name))),
+            looks=max(1, _looks(own)),
             now=self.clock(),
             before=before.units if before else None,
         )
@@ -840,7 +835,7 @@ class Workspace:
         """The first rung of what was registered, on a flag that was never open."""
         experiment = self.experiment(plan.experiment)
         own = self._own(experiment.name)
-        registered = next((entry for entry in reversed(own) if entry.kind == "registered"), None)
+        registered = newest_registration(own)
         if registered is None or registered.body["spec_hash"] != experiment.spec_hash:
             raise FlagError(
                 f"the specification of {experiment.name!r} is not registered as it stands now; what is tested is agreed before anybody is exposed. Nothing was pushed. Register it: `expnb register {experiment.name}`."
@@ -851,7 +846,7 @@ class Workspace:
             raise FlagError(
                 f"flag {plan.ref.flag!r} was open in {plan.ref.environment} before; the first rung is where nobody was exposed yet. Nothing was pushed. Decide on the data, or go back to an audited state: `expnb restore {experiment.name}`."
             )
-        missing = agreement(experiment, own, first_day=None, approvals=bool(self._table.approvals)).missing
+        missing = self._agreement(experiment, own, None).missing
         if missing:
             raise FlagError(f"{missing[0]} Nothing was pushed.")
         newest = next((entry for entry in reversed(own) if entry.kind == "decision"), None)
@@ -944,8 +939,8 @@ class Workspace:
         entries = self.ledger.entries(experiment=experiment)
         return [entry for entry in entries if entry.body.get("environment", self.environment) == self.environment]
 
-    def _agreement(self, experiment: Experiment, own: Sequence[Entry], posterior: Posterior) -> Agreement:
-        return agreement(experiment, own, first_day=posterior.first_day, approvals=bool(self._table.approvals))
+    def _agreement(self, experiment: Experiment, own: Sequence[Entry], first_day: date | None) -> Agreement:
+        return agreement(experiment, own, first_day=first_day, approvals=bool(self._table.approvals))
 
     def _last(self, kind: EntryKind, experiment: str) -> Entry | None:
         entries = self.ledger.entries(kind=kind, experiment=experiment)
@@ -1051,6 +1046,12 @@ def _outlook(experiment: Experiment, posterior: Posterior, decision: Decision) -
             experiment, posterior, enrolled=decision.to.enrolled, variant=decision.variant, dropped=decision.to.dropped
         ).sentences
     yield looks_in_words(experiment, posterior, decision.looks)
+
+
+def _look_at(fingerprint: str, first: Entry, own: Iterable[Entry]) -> int:
+    """Number of a look at data that were looked at before: that of the first one, and what was tried on them since."""
+    tried = [entry for entry in own if entry.kind == "view"]
+    return cast("int", first.body["look"]) + sum(entry.body["fingerprint"] == fingerprint for entry in tried)
 
 
 def _looks(own: Iterable[Entry]) -> int:

@@ -4,22 +4,6 @@ import json
 
 import pytest
 
-from expnb.cli import main
-
-
-@pytest.fixture
-def run(demo, capsys, monkeypatch):
-    """Run a command in the demo workspace; exit code, output, errors."""
-    monkeypatch.chdir(demo.root)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as done:
-            main(arguments)
-        out, err = capsys.readouterr()
-        return done.value.code, out, err
-
-    return call
-
 
 def test_plan_says_what_to_expect_from_the_data_or_from_baselines(run):
     code, out, _ = run("plan", "gate_position", "--units-per-day", "6000", "--days", "14")

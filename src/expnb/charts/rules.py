@@ -12,6 +12,7 @@ from expnb.charts.figure import Figure
 from expnb.charts.forest import Layer, caption
 from expnb.charts.theme import BETTER, DOT, FAINT, TEXT, TEXT_SIZE, WIDTH, WORSE, config
 from expnb.decisions.decision import MARKS, Decision, Rule
+from expnb.decisions.rules import in_percent
 
 # Rules that ask for a probability; of the first two a high one is bad.
 _PROBABILITIES: Final[Mapping[str, str]] = {
@@ -126,20 +127,11 @@ def _words(rule: Rule) -> str:
     if rule.value is None or rule.threshold is None:
         return f"{MARKS[rule.outcome]} not known"
     asked = (
-        f"{_STOPS[rule.name]} {_percent(rule.threshold)}"
+        f"{_STOPS[rule.name]} {in_percent(rule.threshold)}"
         if rule.name in _STOPS
-        else f"{_percent(rule.threshold)} needed"
+        else f"{in_percent(rule.threshold)} needed"
     )
-    return f"{MARKS[rule.outcome]} {_percent(rule.value)} ({asked})"
-
-
-def _percent(p: float) -> str:
-    """A probability, never rounded to certainty."""
-    if p > 0.9999:
-        return "over 99.99 %"
-    if p < 0.0001:
-        return "under 0.01 %"
-    return f"{100 * p:.2f} %"
+    return f"{MARKS[rule.outcome]} {in_percent(rule.value)} ({asked})"
 
 
 def _odds(p: float) -> float:

@@ -42,10 +42,10 @@ def harm_rule(effect: Effect, threshold: float) -> Rule:
         sentence = f"{what}: harm cannot be judged ({effect.note or f'no margin on the {effect.scale} scale'})."
     elif p >= threshold:
         outcome = "not met"
-        sentence = f"{what} is harmed: {raw(effect)}; worse than the margin of {_amount(effect, effect.margin)} with probability {_p(p)} {basis} ({_p(threshold)} needed)."
+        sentence = f"{what} is harmed: {raw(effect)}; worse than the margin of {_amount(effect, effect.margin)} with probability {in_percent(p)} {basis} ({in_percent(threshold)} needed)."
     else:
         outcome = "met"
-        sentence = f"{what} shows no harm beyond the margin of {_amount(effect, effect.margin)}: probability {_p(p)} {basis} ({_p(threshold)} needed)."
+        sentence = f"{what} shows no harm beyond the margin of {_amount(effect, effect.margin)}: probability {in_percent(p)} {basis} ({in_percent(threshold)} needed)."
     return _of_effect(effect, "harm", outcome, sentence, value=p, threshold=threshold)
 
 
@@ -70,7 +70,7 @@ def guardrail_rule(effect: Effect, policy: Policy, enrolled: float) -> Rule:
             f"with and without the prior, from {policy.learn_at:g} % enrolled on",
         )
     outcome: Outcome = "met" if safe >= threshold else "unknown"
-    sentence = f"{what} is {'within' if outcome == 'met' else 'not yet known to be within'} the margin of {_amount(effect, effect.margin)}: {raw(effect)}; probability {_p(safe)} ({_p(threshold)} needed {basis})."
+    sentence = f"{what} is {'within' if outcome == 'met' else 'not yet known to be within'} the margin of {_amount(effect, effect.margin)}: {raw(effect)}; probability {in_percent(safe)} ({in_percent(threshold)} needed {basis})."
     return _of_effect(effect, "guardrail", outcome, sentence, value=safe, threshold=threshold)
 
 
@@ -92,11 +92,11 @@ def segment_rules(experiment: Experiment, posterior: Posterior, variants: Collec
         outcome: Outcome = "not met" if p >= SEGMENT_HARM else "met"
         what = f"{effect.role.capitalize()} {effect.metric} under {effect.variant} in {effect.segment}"
         margin = f"the margin of {_amount(effect, effect.margin)}"
-        needed = f"segments pooled (a ramp holds from {_p(SEGMENT_HARM)} on)"
+        needed = f"segments pooled (a ramp holds from {in_percent(SEGMENT_HARM)} on)"
         sentence = (
-            f"{what} is harmed: {raw(effect)}; worse than {margin} with probability {_p(p)}, {needed}."
+            f"{what} is harmed: {raw(effect)}; worse than {margin} with probability {in_percent(p)}, {needed}."
             if outcome == "not met"
-            else f"{what} looks worst of its kind and shows no harm beyond {margin}: probability {_p(p)}, {needed}."
+            else f"{what} looks worst of its kind and shows no harm beyond {margin}: probability {in_percent(p)}, {needed}."
         )
         yield _of_effect(effect, "segment", outcome, sentence, value=p, threshold=SEGMENT_HARM)
 
@@ -385,7 +385,7 @@ def flat_rule(effect: Effect, policy: Policy) -> Rule:
 
 def _threshold_rule(effect: Effect, name: str, value: float | None, threshold: float, sentence: str) -> Rule:
     outcome: Outcome = "unknown" if value is None else "met" if value >= threshold else "not met"
-    text = sentence.format(value="unknown" if value is None else _p(value), threshold=_p(threshold))
+    text = sentence.format(value="unknown" if value is None else in_percent(value), threshold=in_percent(threshold))
     return _of_effect(effect, name, outcome, text, value=value, threshold=threshold)
 
 
@@ -423,7 +423,7 @@ def _amount(effect: Effect, amount: float | None) -> str:
     )
 
 
-def _p(value: float) -> str:
+def in_percent(value: float) -> str:
     """A probability in percent, never rounded up to certainty."""
     if value > 0.9999:
         return "over 99.99 %"

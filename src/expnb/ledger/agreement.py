@@ -97,7 +97,7 @@ def to_agree(experiment: Experiment, entries: Sequence[Entry], actor: str) -> En
     ApprovalError
         If it is not registered as it stands, or `actor` is its author or anonymous.
     """
-    newest = next((entry for entry in reversed(entries) if entry.kind == "registered"), None)
+    newest = newest_registration(entries)
     if newest is None or newest.body["spec_hash"] != experiment.spec_hash:
         raise ApprovalError(
             f"the specification of {experiment.name!r} is not registered as it stands now; an approval answers a registration. Ask its author to write `expnb register {experiment.name}`."
@@ -111,6 +111,11 @@ def to_agree(experiment: Experiment, entries: Sequence[Entry], actor: str) -> En
     if same_person(actor) == same_person(str(newest.body["actor"])):
         raise ApprovalError(f"{actor!r} registered this specification; somebody else has to approve it.")
     return newest
+
+
+def newest_registration(entries: Sequence[Entry]) -> Entry | None:
+    """The last registration among entries, oldest first."""
+    return next((entry for entry in reversed(entries) if entry.kind == "registered"), None)
 
 
 def loosened_since(experiment: Experiment, entries: Sequence[Entry]) -> list[Change]:
