@@ -239,29 +239,92 @@ class EngineError(ExpnbError, RuntimeError):
 # --- flags -----------------------------------------------------------------------------------
 
 
-class PercentError(ExpnbError, ValueError):
+class PushError(ExpnbError):
+    """Something that kept a push from being done, or from being known to be done.
+
+    Attributes
+    ----------
+    runbook : str
+        The entry of docs/runbook.md that applies.
+    """
+
+    runbook = "refused"
+
+    @property
+    def sentence(self) -> str:
+        """What happened, without the entry of the runbook."""
+        return self._sentence()
+
+    def _sentence(self) -> str:
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return f"{self.sentence} Runbook: {self.runbook}."
+
+
+class PercentError(PushError, ValueError):
     """A percentage that no flag can serve."""
+
+    runbook = "percent"
 
     def __init__(self, percent: float, rule: str, what: str = "enrolled") -> None:
         super().__init__(percent, rule, what)
         self.percent, self.rule, self.what = percent, rule, what
 
-    def __str__(self) -> str:
+    def _sentence(self) -> str:
         return f"{self.what} is {self.percent:.10g} %; {self.rule}"
 
 
-class FlagError(ExpnbError, RuntimeError):
+class FlagError(PushError, RuntimeError):
     """A flag backend could not do what was asked; nothing was changed."""
+
+
+class FlagServerError(FlagError):
+    """A flag server cannot be asked, or refuses to answer; nothing was changed."""
+
+    def __init__(self, server: str, problem: str, runbook: str) -> None:
+        super().__init__(server, problem, runbook)
+        self.server, self.problem, self.runbook = server, problem, runbook
+
+    def _sentence(self) -> str:
+        return f"{self.server} {self.problem}"
+
+
+class CredentialError(FlagError):
+    """A credential that is named in expnb.toml is nowhere to be found."""
+
+    runbook = "token-refused"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def _sentence(self) -> str:
+        return f"no credential is called {self.name!r}, neither in the environment nor in the keyring (service 'expnb'). Nothing was changed. Set it: export {self.name}=…, or `keyring set expnb {self.name}`."
+
+
+class RebucketedError(FlagError):
+    """Units are not put into the buckets that the experiment began with."""
+
+    runbook = "rebucketed"
+
+
+class OpenIntentError(FlagError):
+    """An earlier push of the flag has no outcome yet."""
+
+    runbook = "open-intent"
 
 
 class FlagFileError(FlagError):
     """The flag file cannot be read or written."""
 
+    runbook = "flag-file"
+
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(path, problem)
         self.path, self.problem = path, problem
 
-    def __str__(self) -> str:
+    def _sentence(self) -> str:
         return f"flag file {self.path!r} {self.problem}"
 
 
@@ -276,11 +339,13 @@ class FlagFileLockedError(FlagFileError):
 class FlagConflictError(FlagError):
     """The flag changed between the plan and the push."""
 
+    runbook = "conflict"
+
     def __init__(self, flag: str, planned: str, found: str, change: str) -> None:
         super().__init__(flag, planned, found, change)
         self.flag, self.planned, self.found, self.change = flag, planned, found, change
 
-    def __str__(self) -> str:
+    def _sentence(self) -> str:
         return (
             f"flag {self.flag!r} changed since the plan was made: planned on version {self.planned}, found {self.found} ({self.change}). "
             "Nothing was pushed. Look at that change, then decide and plan again."
@@ -290,59 +355,73 @@ class FlagConflictError(FlagError):
 class FlagEditedError(FlagError):
     """What a flag serves is not what its own metadata says."""
 
+    runbook = "edited"
+
     def __init__(self, flag: str, problem: str) -> None:
         super().__init__(flag, problem)
         self.flag, self.problem = flag, problem
 
-    def __str__(self) -> str:
+    def _sentence(self) -> str:
         return f"flag {self.flag!r} was edited outside expnb: {self.problem}. Undo that edit, or kill the flag (which rewrites it closed) and restore it from its last receipt."
 
 
 class PlanExpiredError(FlagError):
     """A plan is too old to be pushed."""
 
+    runbook = "expired"
+
     def __init__(self, flag: str, expired_at: str) -> None:
         super().__init__(flag, expired_at)
         self.flag, self.expired_at = flag, expired_at
 
-    def __str__(self) -> str:
+    def _sentence(self) -> str:
         return f"the plan for flag {self.flag!r} expired at {self.expired_at}. Decide again on fresh data, then plan again."
 
 
 class PlanVoidError(FlagError):
     """A decision taken again at the push is worse than the one that was planned."""
 
+    runbook = "void"
+
     def __init__(self, flag: str, planned: str, now: str, reason: str) -> None:
         super().__init__(flag, planned, now, reason)
         self.flag, self.planned, self.now, self.reason = flag, planned, now, reason
 
-    def __str__(self) -> str:
+    def _sentence(self) -> str:
         return f"the plan for flag {self.flag!r} said {self.planned}, the decision now says {self.now}: {self.reason} Nothing was pushed. Plan again from the new decision."
 
 
-class ApprovalError(ExpnbError, PermissionError):
+class ApprovalError(PushError, PermissionError):
     """Somebody else has to agree first, or may not agree."""
+
+    runbook = "approvals"
 
 
 class PushUncertainError(FlagError):
     """What a backend holds after a push is not what was asked for, or cannot be read."""
 
+    runbook = "uncertain"
+
 
 # --- ledger ----------------------------------------------------------------------------------
 
 
-class LedgerError(ExpnbError, RuntimeError):
+class LedgerError(PushError, RuntimeError):
     """The ledger cannot be read or written."""
+
+    runbook = "ledger"
 
 
 class LedgerBrokenError(LedgerError):
     """The chain of the ledger does not hold together."""
 
+    runbook = "ledger-broken"
+
     def __init__(self, seq: int, problem: str) -> None:
         super().__init__(seq, problem)
         self.seq, self.problem = seq, problem
 
-    def __str__(self) -> str:
+    def _sentence(self) -> str:
         return f"ledger entry {self.seq}: {self.problem}"
 
 

@@ -30,8 +30,8 @@ from expnb.errors import (
     SpecError,
     SpecFileError,
 )
+from expnb.flags.address import connect
 from expnb.flags.base import FlagBackend, Receipt
-from expnb.flags.connect import connect
 from expnb.flags.split import check_split, serve_sample
 from expnb.ledger.agreement import Agreement, agreement, loosened_since, newest_registration, to_agree
 from expnb.ledger.approvals import approvals_needed, approvers, check_approvals, check_approver, check_role

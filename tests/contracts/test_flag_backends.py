@@ -8,8 +8,8 @@ import pytest
 
 from expnb.decisions.plan import RampPlan
 from expnb.errors import FlagConflictError, FlagError, NameNotFoundError, PercentError, PlanExpiredError, SpecError
+from expnb.flags.address import connect
 from expnb.flags.base import FlagBackend, VendorRequest
-from expnb.flags.connect import connect
 from expnb.spec.flag import Exposure, FlagRef, FlagSpec
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -31,7 +31,11 @@ def flagd(folder):
     return Place(*(connect(url, root=folder, environment="production") for _ in range(2)))
 
 
-BACKENDS = [flagd]
+def memory(folder):
+    return Place(*(connect(f"memory://{folder}", environment="production") for _ in range(2)))
+
+
+BACKENDS = [flagd, memory]
 
 
 @pytest.fixture(params=BACKENDS, ids=lambda factory: factory.__name__)

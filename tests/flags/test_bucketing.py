@@ -98,7 +98,7 @@ def test_ship_gives_the_winner_to_all_but_the_holdback_and_nothing_else_to_anybo
 @given(EXPOSURES, PERCENTS, st.sampled_from(["", "serve"]))
 def test_a_unit_without_a_name_is_never_exposed(exposure, percent, serve):
     shipped = replace(exposure, enrolled=percent, serve=max(exposure.weights) if serve else "")
-    assert assigner("flag", shipped)("") == "off"
+    assert assigner("flag", shipped)("", {}) == "off"
 
 
 @pytest.mark.parametrize(

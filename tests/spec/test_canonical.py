@@ -63,7 +63,7 @@ def test_what_is_recorded_shows_every_field_also_those_with_their_default():
     exposure = Exposure(weights={"a": 50}, control="a")
     assert (
         canonical_json(exposure)
-        == '{"control":"a","dropped":[],"enrolled":0.0,"holdback":0.0,"serve":"","weights":{"a":50.0}}'
+        == '{"control":"a","dropped":[],"eligibility":{"audience":{},"holdout":0.0,"layer":"","slice":[0.0,100.0]},"enrolled":0.0,"holdback":0.0,"serve":"","weights":{"a":50.0}}'
     )
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from typing import Literal, Protocol
 
 from expnb.decisions.plan import RampPlan, Verb
-from expnb.errors import FlagConflictError, FlagError, PercentError, PlanExpiredError
+from expnb.errors import FlagConflictError, FlagError, PercentError, PlanExpiredError, UnitError
 from expnb.spec.flag import Exposure, FlagRef, FlagSpec, FlagState
 
+Attributes = Mapping[str, Sequence[str]]  # name of an attribute -> its value for each unit
 OFF = "off"  # what `evaluate` says for a unit outside the gate
 
 
@@ -29,12 +30,15 @@ class Capabilities:
         Whether the backend has change requests of its own, which expnb then hands over to.
     audit : bool
         Whether the backend keeps a history of its own.
+    eligibility : tuple of str
+        What it can narrow the eligible units by: of ``"audience"``, ``"layer"`` and ``"holdout"``.
     """
 
     granularity: float
     concurrency: Literal["native", "detect_after", "none"]
     approvals: bool
     audit: bool
+    eligibility: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -109,12 +113,16 @@ class FlagBackend(Protocol):
         """The flag as it stands now."""
         ...
 
+    def preview(self, plan: RampPlan, *, now: datetime) -> str:
+        """What `apply` would write, as a diff in the backend's own form; refuses what `apply` would refuse, and changes nothing."""
+        ...
+
     def apply(self, plan: RampPlan, *, now: datetime, ledger_head: str = "") -> Receipt:
         """The flag set to `plan.after`, unless it moved since the plan was made."""
         ...
 
-    def evaluate(self, ref: FlagRef, units: Sequence[str]) -> Sequence[str]:
-        """Variant per unit: ``"off"`` outside the gate, ``""`` while the flag is disabled."""
+    def evaluate(self, ref: FlagRef, units: Sequence[str], attributes: Attributes | None = None) -> Sequence[str]:
+        """Variant per unit: ``"off"`` outside the gate or the audience, ``""`` while the flag is disabled."""
         ...
 
     def request(self, plan: RampPlan) -> VendorRequest:
@@ -131,6 +139,25 @@ def describe(state: FlagState | None) -> str:
     if state is None:
         return "unknown"
     return str(state.exposure) if state.enabled else f"disabled ({state.exposure})"
+
+
+def check_environment(ref: FlagRef, environment: str, backend: str) -> None:
+    """Raise `FlagError` for a flag of another environment than the backend holds."""
+    if ref.environment != environment:
+        raise FlagError(
+            f"{backend} holds the flags of environment {environment!r}, asked was {ref}. Use the backend of that environment."
+        )
+
+
+def check_units(units: Sequence[str], attributes: Attributes | None) -> None:
+    """Raise `UnitError` unless `units` is several texts, and every attribute has a value for each."""
+    if isinstance(units, str):
+        raise UnitError(f"units is the text {units!r}; `evaluate` takes several units. Write [{units!r}] for one.")
+    for name, values in (attributes or {}).items():
+        if isinstance(values, str) or len(values) != len(units):
+            raise UnitError(
+                f"attribute {name!r} has {'one text' if isinstance(values, str) else f'{len(values)} values'} for {len(units)} units; give one value per unit, in their order."
+            )
 
 
 def check_now(now: datetime) -> None:
@@ -157,6 +184,28 @@ def check_variants(exposure: Exposure) -> None:
             raise FlagError(
                 f"a variant is called {name!r}, which is what units outside the gate get. Give it another name, such as 'control'."
             )
+
+
+def check_eligibility(exposure: Exposure, capabilities: Capabilities, backend: str) -> None:
+    """Raise `FlagError` for an audience, layer or holdout that the backend cannot serve."""
+    missing = [need for need in exposure.eligibility.needs if need not in capabilities.eligibility]
+    if missing:
+        raise FlagError(
+            f"{backend} cannot serve {' and '.join(missing)} ({exposure.eligibility}). Nothing was changed. Leave {'it' if len(missing) == 1 else 'them'} out of the experiment, or keep its flag in a backend that can, such as flagd:flags.flagd.json."
+        )
+
+
+def check_fixed(flag: str, before: Exposure, after: Exposure) -> None:
+    """Raise `FlagError` for a plan that changes what is fixed while a flag lives: split, control and eligibility."""
+    if dict(before.weights) != dict(after.weights) or before.control != after.control:
+        raise FlagError(
+            f"the plan for flag {flag!r} changes its split from {dict(before.weights)} (control {before.control!r}) to {dict(after.weights)} (control {after.control!r}); "
+            "that would move exposed units between variants. Nothing was pushed. Create a new flag for a new split."
+        )
+    if before.eligibility != after.eligibility:
+        raise FlagError(
+            f"the plan for flag {flag!r} changes who is eligible from {before.eligibility} to {after.eligibility}; exposed units would leave, or others come in between. Nothing was pushed. Create a new flag for another audience."
+        )
 
 
 def check_push(plan: RampPlan, state: FlagState, *, now: datetime) -> None:

@@ -12,18 +12,21 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Final
 
 from expnb.errors import SpecError, UnitError
 from expnb.flags.base import OFF
-from expnb.spec.flag import Exposure
+from expnb.spec.flag import UNIT, Exposure
 
 GENERATION: Final = "2"
 GATE_UNITS: Final = 10_000  # the gate counts in 0.01 %
 GATE_SALT: Final = "/gate/"
 SPLIT_SALT: Final = "/split/"
+LAYER_SALT: Final = "expnb/layer/"  # followed by the name of the layer: experiments of one layer cut the same line
+HOLDOUT_SALT: Final = "expnb/holdout/"  # the same for every flag
+BUCKETING: Final = f"flagd generation {GENERATION}: gate {GATE_SALT}, split {SPLIT_SALT}, by targetingKey"
 MAX_TOTAL: Final = 2**31 - 1  # flagd refuses a larger sum of weights
 _COARSE_TOTAL: Final = 10**9  # sum of weights that have no smaller exact form
 _MASK: Final = 0xFFFFFFFF
@@ -117,16 +120,28 @@ def served_split(exposure: Exposure) -> tuple[tuple[str, int], ...]:
     return tuple((OFF if name in exposure.dropped else name, part) for name, part in split_weights(exposure.weights))
 
 
-def assigner(flag: str, exposure: Exposure) -> Callable[[str], str]:
-    """A function from unit to variant, for one flag as it stands.
+def assigner(flag: str, exposure: Exposure) -> Callable[[str, Mapping[str, str]], str]:
+    """A function from unit and its attributes to variant, for one flag as it stands.
 
     A unit without a name gets ``"off"``: all anonymous traffic has one hash and would flip as a block.
     """
     split = served_split(exposure)
     edge = gate_units(100 - exposure.holdback if exposure.serve else exposure.enrolled)
+    who = exposure.eligibility
+    held_out = gate_units(who.holdout)
+    start, end = (gate_units(edge) for edge in who.slice)
 
-    def assign(unit: str) -> str:
-        if not unit:
+    def assign(unit: str, attributes: Mapping[str, str]) -> str:
+        if not unit or not who.admits({**attributes, UNIT: unit}):
+            return OFF
+        if held_out and bucket(f"{HOLDOUT_SALT}{unit}", GATE_UNITS) < held_out:
+            return OFF
+        # A shipped variant is for all of the layer: the experiment, which needed its own units, is over.
+        if (
+            who.layer
+            and not exposure.serve
+            and not start <= bucket(f"{LAYER_SALT}{who.layer}/{unit}", GATE_UNITS) < end
+        ):
             return OFF
         inside = bucket(f"{flag}{GATE_SALT}{unit}", GATE_UNITS) < edge
         if exposure.serve:
@@ -136,6 +151,12 @@ def assigner(flag: str, exposure: Exposure) -> Callable[[str], str]:
     return assign
 
 
-def assign_all(flag: str, exposure: Exposure, units: Iterable[str]) -> list[str]:
+def assign_all(
+    flag: str, exposure: Exposure, units: Sequence[str], attributes: Mapping[str, Sequence[str]] | None = None
+) -> list[str]:
     """Variant of each unit, in the order of `units`."""
-    return list(map(assigner(flag, exposure), units))
+    assign = assigner(flag, exposure)
+    if not attributes:
+        return [assign(unit, {}) for unit in units]
+    rows = (dict(zip(attributes, row, strict=True)) for row in zip(*attributes.values(), strict=True))
+    return [assign(unit, row) for unit, row in zip(units, rows, strict=True)]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from difflib import unified_diff
 from pathlib import Path
 from typing import Final
 
@@ -22,20 +23,24 @@ from expnb.errors import (
     FlagFileLockedError,
     NameNotFoundError,
     PushUncertainError,
-    UnitError,
 )
 from expnb.flags import flagd_rules as rules
+from expnb.flags.address import Address
 from expnb.flags.base import (
+    Attributes,
     Capabilities,
     Receipt,
     VendorRequest,
+    check_environment,
+    check_fixed,
     check_granularity,
     check_now,
     check_push,
+    check_units,
     check_variants,
     describe,
 )
-from expnb.flags.bucketing import assign_all, split_weights
+from expnb.flags.bucketing import BUCKETING, assign_all, split_weights
 from expnb.flags.document import EMPTY, FlagDocument, parse
 from expnb.flags.flagd_rules import FlagBlock, Stamp
 from expnb.flags.guarded_file import Snapshot, locked, read_file, replace_file
@@ -68,7 +73,13 @@ class FlagdFile:
         How long to wait for another writer; a write takes milliseconds.
     """
 
-    capabilities: Final = Capabilities(granularity=0.01, concurrency="native", approvals=False, audit=False)
+    capabilities: Final = Capabilities(
+        granularity=0.01,
+        concurrency="native",
+        approvals=False,
+        audit=False,
+        eligibility=("audience", "layer", "holdout"),
+    )
 
     def __init__(self, path: str | Path, environment: str, *, name: str = "", lock_wait_seconds: float = 5.0) -> None:
         self.path = Path(path)
@@ -95,8 +106,8 @@ class FlagdFile:
             If the file cannot be written.
         """
         now = datetime.now(UTC) if now is None else now
-        ref, exposure = flag.ref, Exposure(flag.weights, flag.control)
-        self._check_environment(ref)
+        ref, exposure = flag.ref, flag.exposure
+        check_environment(ref, self.environment, self.name)
         _check_names(ref.flag, exposure)
         check_now(now)
         with self._writing(may_create=True) as opened:
@@ -118,10 +129,24 @@ class FlagdFile:
         FlagFileError
             If the file cannot be read.
         """
-        self._check_environment(ref)
+        check_environment(ref, self.environment, self.name)
         document = self._open().document
         self._check_present(document, ref)
         return _state(document, ref)
+
+    def preview(self, plan: RampPlan, *, now: datetime) -> str:
+        """The lines of the file that `apply` would change, as a diff; nothing is written."""
+        opened = self._open()
+        block, _ = self._planned(opened, plan, now, "")
+        text = opened.document.with_flag(
+            plan.ref.flag, rules.to_json_block(block, opened.document.value(plan.ref.flag))
+        )
+        old = opened.seen.text if opened.seen else ""
+        return "".join(
+            unified_diff(
+                old.splitlines(keepends=True), text.splitlines(keepends=True), f"{self.name} now", f"{self.name} after"
+            )
+        )
 
     def apply(self, plan: RampPlan, *, now: datetime, ledger_head: str = "") -> Receipt:
         """The flag set to `plan.after` and enabled, if nothing moved since the plan was made.
@@ -140,21 +165,26 @@ class FlagdFile:
         PushUncertainError
             If what was read back is not what was written.
         """
-        self._check_environment(plan.ref)
-        check_granularity(plan.after, self.capabilities.granularity)
-        _check_names(plan.ref.flag, plan.after)
         with self._writing() as opened:
-            self._check_present(opened.document, plan.ref)
-            before = _state(opened.document, plan.ref)
-            stamp = _block(opened.document, plan.ref).stamp
-            _check_repeated(plan, before, stamp)
-            check_push(plan, before, now=now)
-            _check_split(plan.ref.flag, before.exposure, plan.after)
-            stamp = Stamp(stamp.revision + 1, now.astimezone(UTC), plan.id, ledger_head or stamp.ledger_head)
-            after = self._commit(opened, plan.ref, FlagBlock(plan.after, enabled=True, stamp=stamp))
+            block, before = self._planned(opened, plan, now, ledger_head)
+            after = self._commit(opened, plan.ref, block)
         return Receipt(plan.ref, plan.verb, before, after, now.astimezone(UTC), self.name)
 
-    def evaluate(self, ref: FlagRef, units: Sequence[str]) -> Sequence[str]:
+    def _planned(self, opened: _Opened, plan: RampPlan, now: datetime, ledger_head: str) -> tuple[FlagBlock, FlagState]:
+        """What the plan makes of the flag, once everything that could forbid it was checked; and the flag as it is."""
+        check_environment(plan.ref, self.environment, self.name)
+        check_granularity(plan.after, self.capabilities.granularity)
+        _check_names(plan.ref.flag, plan.after)
+        self._check_present(opened.document, plan.ref)
+        before, old = _state(opened.document, plan.ref), _block(opened.document, plan.ref).stamp
+        _check_repeated(plan, before, old)
+        check_push(plan, before, now=now)
+        if before.exposure != rules.LOST:  # restored after a kill that could not read it
+            check_fixed(plan.ref.flag, before.exposure, plan.after)
+        stamp = Stamp(old.revision + 1, now.astimezone(UTC), plan.id, ledger_head or old.ledger_head)
+        return FlagBlock(plan.after, enabled=True, stamp=stamp), before
+
+    def evaluate(self, ref: FlagRef, units: Sequence[str], attributes: Attributes | None = None) -> Sequence[str]:
         """Variant per unit, as SDKs of the flag's hash generation compute it.
 
         Returns
@@ -162,10 +192,9 @@ class FlagdFile:
         list of str
             ``"off"`` outside the gate and for a unit without a name; ``""`` for all while the flag is disabled: callers then get the default in their code.
         """
-        if isinstance(units, str):
-            raise UnitError(f"units is the text {units!r}; `evaluate` takes several units. Write [{units!r}] for one.")
+        check_units(units, attributes)
         state = self.read(ref)
-        return assign_all(ref.flag, state.exposure, units) if state.enabled else [""] * len(units)
+        return assign_all(ref.flag, state.exposure, units, attributes) if state.enabled else [""] * len(units)
 
     def request(self, plan: RampPlan) -> VendorRequest:
         """Refused: a file has no approvals of its own."""
@@ -185,7 +214,7 @@ class FlagdFile:
         FlagFileError
             If the file cannot be read or written: there is nothing to switch off then.
         """
-        self._check_environment(ref)
+        check_environment(ref, self.environment, self.name)
         check_now(now)
         for tries_left in reversed(range(_KILL_TRIES)):
             try:
@@ -197,7 +226,7 @@ class FlagdFile:
 
     def ledger_head(self, ref: FlagRef) -> str:
         """The ledger's head when the flag was last pushed, empty if none was given: what to verify the ledger against."""
-        self._check_environment(ref)
+        check_environment(ref, self.environment, self.name)
         document = self._open().document
         self._check_present(document, ref)
         return _block(document, ref).stamp.ledger_head
@@ -258,12 +287,6 @@ class FlagdFile:
         seen = read_file(self.path)
         return _Opened(seen, parse(seen.text, str(self.path)))
 
-    def _check_environment(self, ref: FlagRef) -> None:
-        if ref.environment != self.environment:
-            raise FlagError(
-                f"{self.name} holds the flags of environment {self.environment!r}, asked was {ref}. Use the backend of that environment."
-            )
-
     def _check_present(self, document: FlagDocument, ref: FlagRef) -> None:
         if not document.count(ref.flag):
             raise NameNotFoundError("flag", ref.flag, document.keys)
@@ -274,6 +297,11 @@ class FlagdFile:
             )
 
 
+def open_address(address: Address) -> FlagdFile:
+    """The backend at ``flagd:PATH``."""
+    return FlagdFile(address.root / address.place, address.environment, name=address.url)
+
+
 def _block(document: FlagDocument, ref: FlagRef) -> FlagBlock:
     return rules.read_block(ref.flag, document.value(ref.flag))
 
@@ -281,7 +309,12 @@ def _block(document: FlagDocument, ref: FlagRef) -> FlagBlock:
 def _state(document: FlagDocument, ref: FlagRef) -> FlagState:
     block = _block(document, ref)
     return FlagState(
-        ref, block.exposure, rules.version(block, document.value(ref.flag)), block.enabled, block.stamp.changed_at
+        ref,
+        block.exposure,
+        rules.version(block, document.value(ref.flag)),
+        block.enabled,
+        block.stamp.changed_at,
+        BUCKETING,
     )
 
 
@@ -293,17 +326,6 @@ def _check_names(flag: str, exposure: Exposure) -> None:
             if name and name.encode():
                 continue
         raise FlagError(f"a {what} is called {name!r}, which no SDK can ask for. Give it a name of valid text.")
-
-
-def _check_split(flag: str, before: Exposure, after: Exposure) -> None:
-    """The split is fixed while a flag lives: another one would move people between variants."""
-    if before == rules.LOST:  # restored after a kill that could not read it
-        return
-    if split_weights(before.weights) != split_weights(after.weights) or before.control != after.control:
-        raise FlagError(
-            f"the plan for flag {flag!r} changes its split from {dict(before.weights)} (control {before.control!r}) to {dict(after.weights)} (control {after.control!r}); "
-            "that would move exposed units between variants. Nothing was pushed. Create a new flag for a new split."
-        )
 
 
 def _check_repeated(plan: RampPlan, found: FlagState, stamp: Stamp) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Final
 
@@ -20,13 +20,15 @@ from expnb.flags.bucketing import (
     GATE_SALT,
     GATE_UNITS,
     GENERATION,
+    HOLDOUT_SALT,
+    LAYER_SALT,
     SPLIT_SALT,
     gate_units,
     served_split,
     split_weights,
 )
 from expnb.spec.canonical import Json, canonical_json
-from expnb.spec.flag import Exposure
+from expnb.spec.flag import UNIT, Eligibility, Exposure
 
 _OWN_METADATA: Final = (
     "revision",
@@ -37,6 +39,7 @@ _OWN_METADATA: Final = (
     "control",
     "weights",
     "dropped",
+    "eligibility",
     "changed_at",
     "planId",
     "ledgerHead",
@@ -88,6 +91,7 @@ def to_json_block(block: FlagBlock, old: Json = None) -> dict[str, Json]:
     }
     optional = {
         "dropped": canonical_json(list(exposure.dropped)) if exposure.dropped else "",
+        "eligibility": _eligibility_text(exposure.eligibility),
         "ledgerHead": stamp.ledger_head,
         "beforeKill": stamp.before_kill,
     }
@@ -110,15 +114,35 @@ def targeting(exposure: Exposure) -> Json:
     The holdback is the top end of the gate, so shipping needs no third salt and undoing it brings back the same people.
     """
     edge = gate_units(100 - exposure.holdback if exposure.serve else exposure.enrolled)
-    gate: Json = {"fractional": [_key(GATE_SALT), ["in", edge], ["out", GATE_UNITS - edge]]}
+    gate: Json = {"fractional": [_flag_key(GATE_SALT), ["in", edge], ["out", GATE_UNITS - edge]]}
     inside: Json = exposure.serve or _split(exposure)
     outside = exposure.control if exposure.serve else OFF
-    anonymous: Json = {"!": [{"var": "targetingKey"}]}
-    return {"if": [anonymous, OFF, {"==": [gate, "in"]}, inside, outside]}
+    refused = [part for condition in _refusals(exposure) for part in (condition, OFF)]
+    return {"if": [*refused, {"==": [gate, "in"]}, inside, outside]}
 
 
-def _key(salt: str) -> Json:
-    return {"cat": [{"var": "$flagd.flagKey"}, salt, {"var": "targetingKey"}]}
+def _refusals(exposure: Exposure) -> Iterator[Json]:
+    """Conditions under which a unit is served "off", whatever its bucket."""
+    who = exposure.eligibility
+    yield {"!": [{"var": UNIT}]}
+    for name, values in who.audience.items():
+        yield {"!": [{"in": [{"var": name}, list(values)]}]}
+    if who.holdout:
+        held = gate_units(who.holdout)
+        shares: list[Json] = [["held", held], ["in", GATE_UNITS - held]]
+        yield {"==": [{"fractional": [_unit_key(HOLDOUT_SALT), *shares]}, "held"]}
+    if who.layer and not exposure.serve:  # a shipped variant is for all of the layer
+        start, end = (gate_units(edge) for edge in who.slice)
+        parts: list[Json] = [["before", start], ["own", end - start], ["after", GATE_UNITS - end]]
+        yield {"!=": [{"fractional": [_unit_key(f"{LAYER_SALT}{who.layer}/"), *parts]}, "own"]}
+
+
+def _flag_key(salt: str) -> Json:
+    return {"cat": [{"var": "$flagd.flagKey"}, salt, {"var": UNIT}]}
+
+
+def _unit_key(salt: str) -> Json:
+    return {"cat": [salt, {"var": UNIT}]}
 
 
 def _split(exposure: Exposure) -> Json:
@@ -126,7 +150,7 @@ def _split(exposure: Exposure) -> Json:
     if len(parts) == 1:  # flagd's schema wants two shares at least
         return parts[0][0]
     shares: list[Json] = [[name, weight] for name, weight in parts]
-    return {"fractional": [_key(SPLIT_SALT), *shares]}
+    return {"fractional": [_flag_key(SPLIT_SALT), *shares]}
 
 
 def version(block: FlagBlock, raw: Json) -> str:
@@ -179,6 +203,7 @@ def _exposure(flag: str, metadata: Mapping[str, Json]) -> Exposure:
             serve=_text(flag, metadata, "serve"),
             holdback=_number(flag, metadata, "holdback"),
             dropped=_dropped(flag, metadata),
+            eligibility=_eligibility(flag, metadata),
         )
         split_weights(exposure.weights)
     except (PercentError, SpecError) as error:
@@ -225,6 +250,24 @@ def _dropped(flag: str, metadata: Mapping[str, Json]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _eligibility_text(eligibility: Eligibility) -> str:
+    """Its JSON text, without what is as by default; empty for everybody."""
+    default = Eligibility()
+    given = {part.name: getattr(eligibility, part.name) for part in fields(Eligibility)}
+    said = {name: value for name, value in given.items() if value != getattr(default, name)}
+    return canonical_json(said) if said else ""
+
+
+def _eligibility(flag: str, metadata: Mapping[str, Json]) -> Eligibility:
+    text = _text(flag, metadata, "eligibility") if "eligibility" in metadata else "{}"
+    try:
+        raw = json.loads(text)
+        audience = {str(name): tuple(map(str, values)) for name, values in raw.get("audience", {}).items()}
+        return Eligibility(**raw | {"audience": audience})
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise FlagEditedError(flag, f"its metadata 'eligibility' is {text!r}, not who is eligible") from error
+
+
 def _text(flag: str, metadata: Mapping[str, Json], key: str) -> str:
     value = metadata.get(key)
     if not isinstance(value, str):
@@ -249,7 +292,9 @@ def closed(flag: str, raw: Json) -> tuple[Exposure, int]:
     revision = metadata.get("revision")
     known = revision if isinstance(revision, int) and not isinstance(revision, bool) and revision >= 0 else 0
     try:
-        exposure = Exposure(_weights(flag, metadata), _text(flag, metadata, "control"))
+        exposure = Exposure(
+            _weights(flag, metadata), _text(flag, metadata, "control"), eligibility=_eligibility(flag, metadata)
+        )
         split_weights(exposure.weights)
     except (FlagError, SpecError):
         return LOST, known

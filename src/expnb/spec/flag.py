@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from expnb.errors import PercentError, SpecError
+
+UNIT: Final = "targetingKey"  # the attribute that names a unit itself, as OpenFeature calls it
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,75 @@ class FlagRef:
 
     def __str__(self) -> str:
         return f"{self.flag} in {self.environment}"
+
+
+@dataclass(frozen=True, slots=True)
+class Eligibility:
+    """Who can be exposed at all: everybody, unless it is narrowed. Fixed while a flag lives.
+
+    Parameters
+    ----------
+    audience : mapping of str to tuple of str
+        Attribute of a unit and the values that are let in, such as ``{"country": ("DE", "AT")}``; all named attributes must match. `UNIT` names units themselves: an allow-list.
+    layer : str
+        Experiments of one layer never share a unit; empty for an experiment in none.
+    slice : tuple of float
+        The percent of the layer, from and to, that belong to this experiment.
+    holdout : float
+        Percent of all units that are kept out of every experiment; the same units for every flag.
+
+    Raises
+    ------
+    PercentError
+        If a percentage is not between 0 and 100.
+    SpecError
+        If the slice is empty or has no layer, or an attribute lets nobody in.
+    """
+
+    audience: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    layer: str = ""
+    slice: tuple[float, float] = (0.0, 100.0)
+    holdout: float = 0.0
+
+    def __post_init__(self) -> None:
+        # The same eligibility has the same text, in whatever order it was written.
+        audience = {name: tuple(sorted(set(self.audience[name]))) for name in sorted(self.audience)}
+        object.__setattr__(self, "audience", audience)
+        start, end = (float(edge) for edge in self.slice)
+        object.__setattr__(self, "slice", (start, end))
+        object.__setattr__(self, "holdout", float(self.holdout))
+        check_percent(self.holdout, "holdout")
+        for edge in (start, end):
+            check_percent(edge, "slice")
+        if start >= end:
+            raise SpecError(
+                f"the slice is {start:g} to {end:g} % of layer {self.layer!r}; it ends above its start. Write [0, 50] for the lower half."
+            )
+        if not self.layer and (start, end) != (0.0, 100.0):
+            raise SpecError(f"a slice of {start:g} to {end:g} % names no layer. Add `layer`, or leave `slice` out.")
+        for name, values in audience.items():
+            if not name or not values or "" in values:
+                raise SpecError(
+                    f'the audience lets in {list(values)} of the attribute {name!r}; an attribute has a name, and values that are not empty. Write audience = {{ country = ["DE"] }}.'
+                )
+
+    def admits(self, attributes: Mapping[str, str]) -> bool:
+        """Whether the audience lets a unit with these attributes in."""
+        return all(attributes.get(name, "") in values for name, values in self.audience.items())
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What a backend has to be able to do for it: of ``"audience"``, ``"layer"`` and ``"holdout"``."""
+        asked = {"audience": self.audience, "layer": self.layer, "holdout": self.holdout}
+        return tuple(name for name, value in asked.items() if value)
+
+    def __str__(self) -> str:
+        parts = [f"{'unit' if name == UNIT else name} {' or '.join(values)}" for name, values in self.audience.items()]
+        if self.layer:
+            parts.append(f"{self.slice[0]:g} to {self.slice[1]:g} % of layer {self.layer}")
+        if self.holdout:
+            parts.append(f"without the holdout of {self.holdout:g} %")
+        return ", ".join(parts) or "everybody"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +111,8 @@ class Exposure:
         Percent of eligible units that stay on control after shipping, 0 to 100.
     dropped : tuple of str
         Treatments that were taken out: their units are served nothing new, as those outside the gate, and everybody else keeps the variant.
+    eligibility : Eligibility
+        Who can be exposed at all; the percentages are of these. Everybody by default.
 
     Raises
     ------
@@ -54,6 +128,7 @@ class Exposure:
     serve: str = ""
     holdback: float = 0.0
     dropped: tuple[str, ...] = ()
+    eligibility: Eligibility = field(default_factory=Eligibility)
 
     def __post_init__(self) -> None:
         # The same plan has the same id, whether it was written with 50 or read back as 50.0.
@@ -99,11 +174,12 @@ class Exposure:
         return 100 * sum(share for name, share in self.shares().items() if name != self.control)
 
     def __str__(self) -> str:
+        among = f" (among {self.eligibility})" if self.eligibility.needs else ""
         if self.serve:
             kept = f", {self.holdback:g} % held back on {self.control}" if self.holdback else ""
-            return f"serves {self.serve} to everybody{kept}"
+            return f"serves {self.serve} to everybody{among}{kept}"
         out = f", without {', '.join(self.dropped)}" if self.dropped else ""
-        return f"enrolled {self.enrolled:g} %, treated {self.treated:.4g} %{out}"
+        return f"enrolled {self.enrolled:g} %{among}, treated {self.treated:.4g} %{out}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +189,12 @@ class FlagSpec:
     ref: FlagRef
     weights: Mapping[str, float]
     control: str
+    eligibility: Eligibility = field(default_factory=Eligibility)
+
+    @property
+    def exposure(self) -> Exposure:
+        """What the new flag serves: nobody is enrolled."""
+        return Exposure(self.weights, self.control, eligibility=self.eligibility)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +209,8 @@ class FlagState:
         False after a kill: callers get the default in their code.
     changed_at : datetime
         When the flag was last written by expnb, UTC.
+    bucketing : str
+        How units are put into buckets: hash, salts, stickiness. It must never change while a flag is open: other people would be exposed.
     """
 
     ref: FlagRef
@@ -134,6 +218,7 @@ class FlagState:
     version: str
     enabled: bool
     changed_at: datetime
+    bucketing: str = ""
 
 
 def check_percent(percent: float, what: str = "enrolled") -> None:

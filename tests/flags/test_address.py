@@ -3,7 +3,7 @@
 import pytest
 
 from expnb.errors import FlagError
-from expnb.flags.connect import connect
+from expnb.flags.address import connect
 from expnb.flags.flagd import FlagdFile
 
 
