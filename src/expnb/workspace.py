@@ -14,33 +14,35 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from expnb.cohorts.looks import keep_look
+from expnb.cohorts.looks import keep_look, read_look
 from expnb.decisions.decide import decide
 from expnb.decisions.decision import Decision
-from expnb.decisions.evidence import check_evidence
 from expnb.decisions.plan import RampPlan, plan_change, plan_ramp
 from expnb.decisions.rules import was_judged
 from expnb.errors import (
     ExpnbError,
-    FlagError,
-    LedgerError,
     NameNotFoundError,
     PathNotFoundError,
-    PushUncertainError,
+    PlanVoidError,
     SpecError,
     SpecFileError,
 )
 from expnb.flags.address import connect
 from expnb.flags.base import FlagBackend, Receipt
-from expnb.flags.split import check_split, serve_sample
 from expnb.ledger.agreement import Agreement, agreement, loosened_since, newest_registration, to_agree
-from expnb.ledger.approvals import approvals_needed, approvers, check_approvals, check_approver, check_role
+from expnb.ledger.approvals import check_role
 from expnb.ledger.ledger import Entry, EntryKind, Ledger
+from expnb.ledger.reading import decisions_on, last_step, own_entries
 from expnb.ledger.recorded import recorded as _recorded
+from expnb.ledger.recorder import Recorder
+from expnb.ledger.requests import ChangeRequest
 from expnb.posterior.posterior import Posterior
 from expnb.posterior.priors.learn import LEAST
 from expnb.posterior.priors.past import frame, learnt_or_default, records, with_priors
-from expnb.spec.canonical import Json, canonical_json, to_json
+from expnb.pushing.checks import check_start
+from expnb.pushing.control import IN_FLIGHT, ChangeControl
+from expnb.pushing.kill import CONFIG, SPOOL, flag_name
+from expnb.spec.canonical import Json, digest, to_json
 from expnb.spec.catalogue import Catalogue, CatalogueRow, Registered, new_version, silent_edit, to_register
 from expnb.spec.experiment import Experiment
 from expnb.spec.flag import FlagRef, FlagSpec, FlagState
@@ -55,9 +57,8 @@ if TYPE_CHECKING:
 
     from expnb.cohorts.cohort import Cohort
     from expnb.cohorts.warehouse import Warehouse
+    from expnb.stats.cells import Cells
 
-CONFIG = "expnb.toml"
-IN_FLIGHT = timedelta(minutes=1)  # longer than any push may take
 REPORT = re.compile(r"(.+)-\d{4}-\d{2}-\d{2}-\d{6}\..+")  # files of reports, by experiment and time
 CACHES = ("cells", "posterior", "looks")  # folders under .expnb
 
@@ -209,7 +210,9 @@ class Workspace:
             raise SpecError(
                 f"experiments/{name}.toml holds the experiment {experiment.name!r}; file and experiment have one name. Rename one of them."
             )
-        experiment = replace(experiment, timezone=self.config.timezone, min_cell=defaults.min_cell)
+        experiment = replace(
+            experiment, timezone=self.config.timezone, min_cell=defaults.min_cell, holdout=defaults.holdout
+        )
         named = "prior" in read_toml(path, "experiment file")
         return experiment if named else with_priors(experiment, self._priors(experiment))
 
@@ -389,7 +392,7 @@ class Workspace:
             If the actor lacks the role.
         """
         self._allow("register")
-        entries = self._own(experiment.name)
+        entries = own_entries(self.ledger, experiment.name, self.environment)
         last = newest_registration(entries)
         # Older registrations lack their author, or the specification itself: nobody can agree to those.
         if last and last.body["spec_hash"] == experiment.spec_hash and {"actor", "spec"} <= last.body.keys():
@@ -424,7 +427,7 @@ class Workspace:
             If it is not registered as it stands, or this actor is its author, anonymous, or lacks the role.
         """
         self._allow("approve")
-        registered = to_agree(experiment, self._own(experiment.name), self.actor)
+        registered = to_agree(experiment, own_entries(self.ledger, experiment.name, self.environment), self.actor)
         facts = {"registration": registered.seq, "spec_hash": experiment.spec_hash}
         return self._record(
             "agreed", {"experiment": experiment.name, "environment": self.environment, "actor": self.actor, **facts}
@@ -474,7 +477,7 @@ class Workspace:
     @cached_property
     def flags(self) -> FlagBackend:
         """The flag backend of the environment."""
-        return connect(self._table.flags, root=self.root, environment=self.environment)
+        return connect(self._table.flags, root=self.root, environment=self.environment, token=self._table.token)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -500,7 +503,8 @@ class Workspace:
 
     def create_flag(self, experiment: Experiment) -> FlagState:
         """Create the experiment's flag at 0 percent."""
-        return self.flags.create(FlagSpec(self.ref(experiment), experiment.weights, experiment.control))
+        spec = FlagSpec(self.ref(experiment), experiment.weights, experiment.control, experiment.eligibility)
+        return self.flags.create(spec)
 
     # --- decisions ------------------------------------------------------------------------------
 
@@ -519,16 +523,16 @@ class Workspace:
         RuntimeWarning
             If the cells cannot be kept; the decision stands.
         """
-        own = self._own(experiment.name)
+        own = own_entries(self.ledger, experiment.name, self.environment)
         seen = {entry.body["fingerprint"]: entry for entry in own if entry.kind == "look"}
         is_new = posterior.fingerprint not in seen
         look = _looks(own) + 1 if is_new else _look_at(posterior.fingerprint, seen[posterior.fingerprint], own)
         agreed = self._agreement(experiment, own, posterior.first_day)
-        recorded = self._decisions(experiment.name)
-        before = self._last_step(self.ref(experiment), recorded)
-        agreed_on = [(key, one) for key, one in recorded if not any(rule.name == "agreement" for rule in one.rules)]
-        others = [(key, one) for key, one in reversed(agreed_on) if one.fingerprint != posterior.fingerprint]
-        judged_hash, judged = next(((key, one) for key, one in others if was_judged(one)), ("", None))
+        recorded = decisions_on(self.ledger, experiment.name, self.environment)
+        before = last_step(self.ledger, self.ref(experiment), recorded)
+        agreed_on = [(past, one) for past, one in recorded if not any(rule.name == "agreement" for rule in one.rules)]
+        others = [(past, one) for past, one in reversed(agreed_on) if one.fingerprint != posterior.fingerprint]
+        judged_in, judged = next(((past, one) for past, one in others if was_judged(one)), (None, None))
         unagreed = (*agreed.missing, *_other_prior(experiment, posterior))
         ask = partial(
             decide,
@@ -560,7 +564,7 @@ class Workspace:
                 ),
             }
             self._record("look", {"experiment": experiment.name, **facts})
-        if not recorded or recorded[-1][0] != decision.evidence_hash:
+        if not recorded or recorded[-1][0].body["evidence_hash"] != decision.evidence_hash:
             facts = {
                 "environment": self.environment,
                 "actor": self.actor,
@@ -572,7 +576,8 @@ class Workspace:
                     "prior": posterior.given_prior,
                     "cells": self._keep(posterior),
                     "before": before.units if before else None,
-                    "judged": judged_hash,
+                    "judged": judged_in.body["evidence_hash"] if judged_in else "",
+                    "source": self._source_mark(experiment),
                     "unagreed": unagreed,
                 },
             }
@@ -585,7 +590,7 @@ class Workspace:
 
         Once these data were looked at, each policy that is tried counts as a look of its own: who may choose the threshold after seeing the data can choose the answer.
         """
-        own = self._own(experiment.name)
+        own = own_entries(self.ledger, experiment.name, self.environment)
         tried = replace(experiment, policy=policy)
         facts = {"fingerprint": posterior.fingerprint, "policy_hash": tried.policy_hash}
         looked = [entry for entry in own if entry.kind == "look"]
@@ -593,7 +598,8 @@ class Workspace:
         if looked and not known and tried.policy_hash != self.experiment(experiment.name).policy_hash:
             view = {"experiment": experiment.name, "environment": self.environment, "actor": self.actor, **facts}
             own.append(self._record("view", view))
-        before = self._last_step(self.ref(experiment), self._decisions(experiment.name))
+        recorded = decisions_on(self.ledger, experiment.name, self.environment)
+        before = last_step(self.ledger, self.ref(experiment), recorded)
         return decide(
             tried,
             posterior,
@@ -615,40 +621,55 @@ class Workspace:
         first = experiment.policy.percents[0]
         reason = f"The first rung, {first:g} % enrolled: there are no data yet."
         plan = plan_change(
-            "start", experiment, state, replace(state.exposure, enrolled=first), reason=reason, now=self.clock()
+            "start",
+            experiment,
+            state,
+            replace(state.exposure, enrolled=first),
+            reason=reason,
+            now=self.clock(),
+            valid_for=timedelta(hours=self._table.max_age_hours),
         )
-        self._check_start(plan)
+        check_start(self.ledger, plan, experiment, approvals=bool(self._table.approvals))
         return plan
 
     def plan(self, decision: Decision, *, to: float | None = None) -> RampPlan:
         """The change of the flag that a decision asks for, or a smaller one (percent enrolled)."""
-        return plan_ramp(self.experiment(decision.experiment), decision, now=self.clock(), to=to)
+        valid_for = timedelta(hours=self._table.max_age_hours)
+        return plan_ramp(self.experiment(decision.experiment), decision, now=self.clock(), to=to, valid_for=valid_for)
 
     # --- pushing ----------------------------------------------------------------------------------
 
+    @cached_property
+    def control(self) -> ChangeControl:
+        """Requests, approvals, pushes and kills in this environment, in the name of the actor."""
+        return ChangeControl(
+            flags=self.flags,
+            recorder=self._recorder,
+            table=self._table,
+            environment=self.environment,
+            actor=self.actor,
+            experiment=self.experiment,
+            retake=self._retake,
+            tell=self._tell,
+        )
+
     def approvals_needed(self, plan: RampPlan) -> int:
         """How many others must agree; lowering exposure never needs anybody."""
-        return approvals_needed(plan, self._table.approvals)
+        return self.control.approvals_needed(plan)
 
     def approvals(self, plan: RampPlan) -> list[str]:
         """Who has agreed to exactly this plan."""
-        return approvers(self.ledger, plan)
+        return self.control.approvals(plan)
 
     def request(self, plan: RampPlan) -> Entry:
-        """Ask others to agree to a plan."""
-        self._allow("request")
-        if not plan.changes:
-            raise SpecError(
-                f"the plan for {plan.experiment!r} changes nothing: {plan.after}. There is nothing to agree to."
-            )
-        return self._record("request", self._facts(plan) | {"plan": plan})
+        """Ask others to agree to a plan; where the backend has approvals of its own, also there."""
+        return self.control.request(plan)
 
-    def requests(self) -> list[RampPlan]:
-        """Plans that others were asked to agree to, oldest first; those that expired are left out."""
-        plans = [_recorded(RampPlan, entry.body["plan"]) for entry in self.ledger.entries(kind="request")]
-        return [plan for plan in plans if plan.expires_at > self.clock()]
+    def requests(self) -> list[ChangeRequest]:
+        """What others were asked to agree to and can still be pushed, oldest first, with their answers."""
+        return self.control.requests()
 
-    def approve(self, plan: RampPlan) -> Entry:
+    def approve(self, plan: RampPlan, *, comment: str = "") -> Entry:
         """Agree to a plan that somebody else requested.
 
         Raises
@@ -656,9 +677,19 @@ class Workspace:
         ApprovalError
             If nobody requested it, the approver is its author or anonymous, or lacks the role.
         """
-        self._allow("approve")
-        check_approver(self.ledger, plan, self.actor)
-        return self._record("approval", self._facts(plan))
+        return self.control.approve(plan, comment=comment)
+
+    def decline(self, plan: RampPlan, *, reason: str) -> Entry:
+        """Stop a plan that was requested; it cannot be pushed any more."""
+        return self.control.decline(plan, reason=reason)
+
+    def comment(self, plan: RampPlan, text: str) -> Entry:
+        """Say something about a plan that was requested; kept with it."""
+        return self.control.comment(plan, text)
+
+    def preview(self, plan: RampPlan) -> str:
+        """What `apply` would write, as a diff, after the same checks; nothing is changed or recorded."""
+        return self.control.preview(plan)
 
     def apply(self, plan: RampPlan) -> Receipt:
         """Push a plan: intent, push, read back, evaluate sample units, outcome.
@@ -668,33 +699,13 @@ class Workspace:
         ApprovalError, PlanVoidError, FlagError, LedgerError
             Before the push; the flag is unchanged.
         PushUncertainError
-            After the push, when the flag does not serve what was asked for.
+            After the push, when its answer was lost, or the flag does not serve what was asked for.
         """
-        self._allow("apply")
-        self._check_plan(plan)
-        self._resolve(plan.ref)
-        facts = self._facts(plan)
-        intent = self._record("intent", facts | {"plan": plan, "enforcement": "unenforced"})
-        facts |= {"intent": intent.seq}
-        try:
-            receipt = self.flags.apply(plan, now=self.clock(), ledger_head=intent.hash)
-        except PushUncertainError:
-            raise  # the intent stays open, and is resolved by reading
-        except ExpnbError as error:
-            self._record("outcome", facts | {"applied": False, "error": str(error)})
-            raise
-        split = serve_sample(self.flags, receipt.ref)
-        self._record("outcome", facts | {"applied": True, "receipt": receipt, "sample": split})
-        check_split(receipt.after, split)
-        return receipt
+        return self.control.apply(plan)
 
     def roll_back(self, experiment: Experiment, *, reason: str) -> Receipt:
         """Close the gate now; needs no decision and no approval, but a reason."""
-        if not reason.strip():
-            raise SpecError("a roll back needs a reason, for those who read the ledger later. Write one sentence.")
-        state = self.flag(experiment)
-        closed = replace(state.exposure, enrolled=0.0, serve="", holdback=0.0)
-        return self.apply(plan_change("roll_back", experiment, state, closed, reason=reason, now=self.clock()))
+        return self.control.roll_back(experiment, reason=reason)
 
     def last_receipt(self, experiment: Experiment) -> Receipt:
         """The receipt of the last change of the experiment's flag.
@@ -704,13 +715,7 @@ class Workspace:
         FlagError
             If the ledger knows none.
         """
-        self._resolve(self.ref(experiment))
-        receipts = self._receipts(self.ref(experiment))
-        if not receipts:
-            raise FlagError(
-                f"the ledger knows no change of flag {experiment.flag!r} in {self.environment}; there is nothing to undo."
-            )
-        return _recorded(Receipt, receipts[-1])
+        return self.control.last_receipt(experiment)
 
     def plan_restore(self, receipt: Receipt) -> RampPlan:
         """The way back to the state before a receipt, such as after a roll back that was a mistake.
@@ -720,63 +725,47 @@ class Workspace:
         FlagError
             If the receipt is not in the ledger, or the state before it was never known.
         """
-        recorded = [
-            entry
-            for entry in self.ledger.entries(flag=receipt.ref.flag)
-            if entry.body.get("receipt") == to_json(receipt)
-        ]
-        if not recorded or receipt.before is None:
-            raise FlagError(
-                f"the ledger holds no receipt of {receipt.verb} for flag {receipt.ref.flag!r} at {receipt.applied_at:%Y-%m-%d %H:%M} UTC with a known state before it; only an audited state can be restored."
-            )
-        experiment = self.experiment(str(recorded[-1].body["experiment"]))
-        state, before = self.flags.read(receipt.ref), receipt.before.exposure
-        reason = f"Back to the audited state: {before}."
-        return plan_change("restore", experiment, state, before, reason=reason, now=self.clock())
+        return self.control.plan_restore(receipt)
 
     def restore(self, receipt: Receipt) -> Receipt:
         """Return the flag to the state before a receipt; more exposure than now may need approval, as any plan."""
         return self.apply(self.plan_restore(receipt))
 
-    def kill(self, experiment: Experiment | str) -> Receipt:
+    def kill(self, experiment: Experiment | str, *, reason: str = "") -> Receipt:
         """Close the gate and disable the flag, at once; needs no plan, no approval, no fresh data and no ledger.
 
         Parameters
         ----------
         experiment : Experiment or str
             Or its name: then only the flag is read from its file, and nothing else of the workspace has to be in order.
+        reason : str
+            May follow later: `explain_kill`.
         """
-        self._allow("kill")
-        name, flag = (
-            (experiment, self._flag_name(experiment))
-            if isinstance(experiment, str)
-            else (experiment.name, experiment.flag)
-        )
-        now = self.clock()
-        receipt = self.flags.kill(FlagRef(flag, self.environment), now=now)
-        facts = {
-            "experiment": name,
-            "flag": flag,
-            "environment": self.environment,
-            "actor": self.actor,
-            "receipt": receipt,
-        }
-        try:
-            self._record("kill", facts)
-        except (LedgerError, OSError):
-            with suppress(OSError):  # the kill is done; where nothing can be written, its receipt is all there is
-                self._spool.parent.mkdir(parents=True, exist_ok=True)
-                with self._spool.open("a", encoding="utf-8") as file:
-                    file.write(canonical_json({"happened_at": now, "body": facts}) + "\n")
-        return receipt
+        if isinstance(experiment, str):
+            return self.control.kill(experiment, flag_name(self.root, experiment), reason=reason)
+        return self.control.kill(experiment.name, experiment.flag, reason=reason)
 
-    def _flag_name(self, name: str) -> str:
-        if name not in self.experiments:
-            raise NameNotFoundError("experiment", name, self.experiments)
-        table = read_toml(self.root / "experiments" / f"{name}.toml", "experiment file").get("experiment")
-        if not isinstance(table, Mapping) or "flag" not in table:
-            raise SpecError(f"experiments/{name}.toml names no flag under [experiment]; add `flag = …`.")
-        return str(table["flag"])
+    def explain_kill(self, experiment: Experiment | str, reason: str) -> list[Entry]:
+        """Say afterwards why a flag was killed."""
+        flag = flag_name(self.root, experiment) if isinstance(experiment, str) else experiment.flag
+        return self.control.explain_kill(flag, reason)
+
+    def settle(self) -> list[Entry]:
+        """Outcomes of pushes that a crash or a lost answer left open, found by reading their flags."""
+        return self.control.settle()
+
+    def open_matters(self) -> list[str]:
+        """What waits for somebody: pushes without an outcome, kills without a reason."""
+        lost = [
+            f"The push of flag {entry.body['flag']!r} by {entry.body['actor']} at {entry.recorded_at:%Y-%m-%d %H:%M} UTC has no outcome. It is settled from the flag, never pushed again: ws.settle(), or `expnb settle`. Runbook: open-intent."
+            for entry in self.control.unsettled()
+            if self.clock() - entry.recorded_at >= IN_FLIGHT
+        ]
+        kills = [
+            f"Flag {entry.body['flag']!r} was killed by {entry.body['actor']} at {entry.happened_at:%Y-%m-%d %H:%M} UTC, and nobody said why: `expnb explain {entry.body['experiment']} --reason …`."
+            for entry in self.control.unexplained_kills()
+        ]
+        return [*lost, *kills]
 
     # --- the parts ------------------------------------------------------------------------------
 
@@ -787,157 +776,74 @@ class Workspace:
     def _allow(self, act: str) -> None:
         check_role(act, self.actor, self._table.roles, self.environment)
 
-    def _facts(self, plan: RampPlan) -> dict[str, object]:
-        """What every entry about a plan says."""
-        return {
-            "experiment": plan.experiment,
-            "flag": plan.ref.flag,
-            "environment": plan.ref.environment,
-            "actor": self.actor,
-            "plan_id": plan.id,
-        }
+    @cached_property
+    def _recorder(self) -> Recorder:
+        return Recorder(self.ledger, self.clock, self.root / SPOOL)
 
-    def _check_plan(self, plan: RampPlan) -> None:
-        if plan.ref.environment != self.environment:
-            raise FlagError(
-                f"the plan is for {plan.ref.environment}, the workspace is open in {self.environment}. Open it in that environment."
-            )
-        if plan.verb == "restore":
-            self._check_restore(plan)
-        elif self._planned_on_killed(plan):
-            raise FlagError(
-                f"flag {plan.ref.flag!r} was killed; only `expnb restore` switches it on again. Nothing was pushed."
-            )
-        elif plan.verb == "start":
-            self._check_start(plan)
-        elif plan.raises_treated:
-            self._check_evidence(plan)
-        if plan.raises_treated:
-            self._check_owner(plan)
-            check_approvals(self.ledger, plan, self._table.approvals)
+    def _tell(self, what: str, about: RampPlan | Receipt, entry: Entry) -> None:
+        """Others are told; that they cannot be is a warning, and never stops what was done."""
 
-    def _planned_on_killed(self, plan: RampPlan) -> bool:
-        """Whether the plan starts from a killed flag; one that was killed since is a conflict."""
-        state = self.flags.read(plan.ref)
-        return not state.enabled and state.version == plan.base_version
+    def _retake(self, entry: Entry, decision: Decision, state: FlagState) -> Decision:
+        """A recorded decision taken again: on its data as they are now, at this time.
 
-    def _check_owner(self, plan: RampPlan) -> None:
-        """One experiment at a time opens a flag: what another one learns there would not be its own."""
-        state = self.flags.read(plan.ref)
-        pushed = [entry for entry in self._entries("outcome", plan.ref) if entry.body["applied"]]
-        other = str(pushed[-1].body["experiment"]) if pushed else plan.experiment
-        if other != plan.experiment and (state.exposure.treated or state.exposure.serve):
-            raise FlagError(
-                f"flag {plan.ref.flag!r} is open in {plan.ref.environment} for the experiment {other!r}; one experiment at a time moves it. Nothing was pushed. Give {plan.experiment!r} a flag of its own, or close that ramp first: `expnb rollback {other}`."
-            )
+        Raises
+        ------
+        PlanVoidError
+            If the specification is another one by now, or the data of the decision are gone or changed.
+        """
+        facts = cast("dict[str, Json]", entry.body.get("replay", {}))
+        if not facts or not facts["cells"]:  # a posterior without cells, or an older expnb: the record is all there is
+            return decision
+        experiment = self.experiment(decision.experiment)
+        planned = f"{decision.action} {decision.variant}".strip()
+        if _recorded(Experiment, facts["spec"]).spec_hash != experiment.spec_hash:
+            why = "Its specification is not the one that was decided with."
+            raise PlanVoidError(decision.flag.ref.flag, planned, "that the experiment was changed", why)
+        cells = self._cells_of_now(experiment, facts)
+        if cells is None:
+            why = "The cells that it was taken on are gone or were changed."
+            raise PlanVoidError(decision.flag.ref.flag, planned, "that its data are not there", why)
+        from expnb.posterior.fit import fit_exact  # noqa: PLC0415 - scipy, which lowering does not need
 
-    def _check_start(self, plan: RampPlan) -> None:
-        """The first rung of what was registered, on a flag that was never open."""
-        experiment = self.experiment(plan.experiment)
-        own = self._own(experiment.name)
-        registered = newest_registration(own)
-        if registered is None or registered.body["spec_hash"] != experiment.spec_hash:
-            raise FlagError(
-                f"the specification of {experiment.name!r} is not registered as it stands now; what is tested is agreed before anybody is exposed. Nothing was pushed. Register it: `expnb register {experiment.name}`."
-            )
-        opened = [_recorded(Receipt, body) for body in self._receipts(plan.ref)]
-        states = [state for receipt in opened for state in (receipt.before, receipt.after) if state]
-        if plan.before.treated or any(state.exposure.treated or state.exposure.serve for state in states):
-            raise FlagError(
-                f"flag {plan.ref.flag!r} was open in {plan.ref.environment} before; the first rung is where nobody was exposed yet. Nothing was pushed. Decide on the data, or go back to an audited state: `expnb restore {experiment.name}`."
-            )
-        missing = self._agreement(experiment, own, None).missing
-        if missing:
-            raise FlagError(f"{missing[0]} Nothing was pushed.")
-        newest = next((entry for entry in reversed(own) if entry.kind == "decision"), None)
-        if newest and newest.body["action"] == "roll_back":
-            raise FlagError(
-                f"the newest decision on {experiment.name!r} is to roll back; nobody is exposed on that. Nothing was pushed. Decide again on newer data."
-            )
-        first = replace(plan.before, enrolled=experiment.policy.percents[0])
-        if plan.before.serve or (plan.after, plan.policy_hash) != (first, experiment.policy_hash):
-            raise FlagError(
-                f"the plan ({plan.after}) is not the first rung of {experiment.name!r} as it stands now, {experiment.policy.percents[0]:g} %. Nothing was pushed. Plan again: ws.start(exp)."
-            )
+        prior = None if facts["prior"] is None else _recorded(Prior, facts["prior"])
+        known = decisions_on(self.ledger, experiment.name, self.environment)
+        judged = next((one for past, one in known if past.body["evidence_hash"] == facts["judged"]), None)
+        own = own_entries(self.ledger, experiment.name, self.environment)
+        posterior = fit_exact(experiment, cells, prior=prior) if prior is not None else fit_exact(experiment, cells)
+        return decide(
+            experiment,
+            posterior,
+            flag=state,
+            looks=decision.looks,
+            now=self.clock(),
+            before=cast("Mapping[str, int] | None", facts["before"]),
+            judged=judged,
+            unagreed=(
+                *self._agreement(experiment, own, posterior.first_day).missing,
+                *_other_prior(experiment, posterior),
+            ),
+        )
 
-    def _check_restore(self, plan: RampPlan) -> None:
-        """Only a state that a receipt shows may come back."""
-        known = [_recorded(Receipt, body).before for body in self._receipts(plan.ref)]
-        if not any(state is not None and state.exposure == plan.after for state in known):
-            raise FlagError(
-                f"no receipt of flag {plan.ref.flag!r} shows '{plan.after}'; only an audited state can be restored."
-            )
+    def _cells_of_now(self, experiment: Experiment, facts: Mapping[str, Json]) -> Cells | None:
+        """The cells that were kept of a look; where the experiment's own file was changed since, its cells as they are now."""
+        if facts.get("source") == self._source_mark(experiment):
+            return read_look(self.looks_folder / experiment.name, str(facts["cells"]))
+        return self.load(experiment).cells
 
-    def _check_evidence(self, plan: RampPlan) -> None:
-        """More exposure needs a recorded decision of this environment, and data that carried no step yet."""
-        recorded = self._decisions(plan.experiment)
-        decision = next((one for evidence, one in recorded if evidence == plan.evidence_hash), None)
-        if decision is None:
-            raise FlagError(
-                f"the decision behind this plan for {plan.experiment!r} is not in the ledger. Nothing was pushed. Decide through the workspace: ws.decide(exp, posterior)."
-            )
-        check_evidence(plan, decision, recorded[-1][1], self.experiment(plan.experiment).policy_hash)
-        last = self._last_step(plan.ref, recorded)
-        if last and last.fingerprint == decision.fingerprint:
-            raise FlagError(
-                f"these data already carried a step of flag {plan.ref.flag!r}; the next one needs data that were taken there. Nothing was pushed. Decide again on newer data."
-            )
-
-    def _last_step(self, ref: FlagRef, recorded: Sequence[tuple[str, Decision]]) -> Decision | None:
-        """The decision behind the last step up that was pushed."""
-        pushed = {entry.body["intent"] for entry in self._entries("outcome", ref) if entry.body["applied"]}
-        plans = [
-            _recorded(RampPlan, entry.body["plan"]) for entry in self._entries("intent", ref) if entry.seq in pushed
-        ]
-        decided = dict(recorded)
-        steps = [decided.get(plan.evidence_hash) for plan in plans if plan.raises_treated]
-        return next((decision for decision in reversed(steps) if decision), None)
-
-    def _decisions(self, experiment: str) -> list[tuple[str, Decision]]:
-        """Recorded decisions of this environment with their evidence hashes, oldest first."""
-        entries = self.ledger.entries(kind="decision", experiment=experiment)
-        return [
-            (str(entry.body["evidence_hash"]), _recorded(Decision, entry.body["decision"]))
-            for entry in entries
-            if entry.body.get("environment") == self.environment
-        ]
-
-    def _entries(self, kind: EntryKind, ref: FlagRef) -> list[Entry]:
-        entries = self.ledger.entries(kind=kind, flag=ref.flag)
-        return [entry for entry in entries if entry.body.get("environment") == ref.environment]
-
-    def _receipts(self, ref: FlagRef) -> list[Json]:
-        """Recorded receipts of a flag, oldest first."""
-        entries = [entry for entry in self.ledger.entries(flag=ref.flag) if entry.body.get("receipt")]
-        return [entry.body["receipt"] for entry in entries if entry.body.get("environment") == ref.environment]
-
-    def _resolve(self, ref: FlagRef) -> None:
-        """Close intents without an outcome, as a crash leaves them, by reading the flag; never by a second push."""
-        closed = {entry.body["intent"] for entry in self._entries("outcome", ref)}
-        for entry in self._entries("intent", ref):
-            # A younger one may still be on its way in another process.
-            if entry.seq in closed or self.clock() - entry.recorded_at < IN_FLIGHT:
-                continue
-            plan, state = _recorded(RampPlan, entry.body["plan"]), self.flags.read(ref)
-            facts = self._facts(plan) | {"intent": entry.seq, "resolved_by_reading": state}
-            if state.version != plan.base_version and state.exposure == plan.after:
-                before = replace(state, exposure=plan.before, version=plan.base_version)
-                receipt = Receipt(
-                    ref, plan.verb, before, state, state.changed_at, self._table.flags, "resolved by reading"
-                )
-                self._record("outcome", facts | {"applied": True, "receipt": receipt})
-            else:  # somebody moved the flag since: whether this push was there in between cannot be known
-                self._record("outcome", facts | {"applied": False if state.version == plan.base_version else None})
+    def _source_mark(self, experiment: Experiment) -> str:
+        """A text that changes with the experiment's own files; empty where they are not files."""
+        if experiment.connection or not experiment.source:
+            return ""
+        folder, pattern = (
+            (Path("/"), experiment.source[1:]) if experiment.source.startswith("/") else (self.root, experiment.source)
+        )
+        seen = [(path, path.stat()) for path in sorted(folder.glob(pattern))]
+        return digest([[str(path.relative_to(folder)), one.st_size, one.st_mtime_ns] for path, one in seen])
 
     def _registered_metrics(self, experiment: Experiment) -> Registered:
         """Version and definition of the metrics at the newest registration; empty without one."""
         entry = self._last("registered", experiment.name)
         return cast("Registered", entry.body.get("metrics", {})) if entry else {}
-
-    def _own(self, experiment: str) -> list[Entry]:
-        """What the ledger has of an experiment, as far as it holds in this environment; oldest first."""
-        entries = self.ledger.entries(experiment=experiment)
-        return [entry for entry in entries if entry.body.get("environment", self.environment) == self.environment]
 
     def _agreement(self, experiment: Experiment, own: Sequence[Entry], first_day: date | None) -> Agreement:
         return agreement(experiment, own, first_day=first_day, approvals=bool(self._table.approvals))
@@ -947,9 +853,7 @@ class Workspace:
         return entries[-1] if entries else None
 
     def _record(self, kind: EntryKind, body: Mapping[str, object]) -> Entry:
-        now = self.clock()
-        self._flush_spool(now)
-        return self.ledger.append(kind, body, happened_at=now, recorded_at=now)
+        return self._recorder.record(kind, body)
 
     def _remembered(self) -> list[str]:
         """Names of experiments of which there is a file, a cache or a report."""
@@ -966,25 +870,6 @@ class Workspace:
             own = [path for path in self._reports() if (match := REPORT.fullmatch(path.name)) and match[1] == name]
             counts["reports"] = _delete(_older(own, before))
         return Forgotten(experiment=name, **counts)
-
-    @property
-    def _spool(self) -> Path:
-        """Kills that could not be recorded when they happened."""
-        return self.root / ".expnb" / "unrecorded.jsonl"
-
-    def _flush_spool(self, now: datetime) -> None:
-        if not self._spool.is_file():
-            return
-        recorded = {(entry.happened_at, canonical_json(entry.body)) for entry in self.ledger.entries(kind="kill")}
-        for line in self._spool.read_text(encoding="utf-8").splitlines():
-            try:
-                spooled = json.loads(line)
-                happened_at = datetime.fromisoformat(spooled["happened_at"])
-            except (ValueError, KeyError, TypeError):
-                continue  # torn by a crash while it was written; the kill itself was done
-            if (happened_at, canonical_json(spooled["body"])) not in recorded:
-                self.ledger.append("kill", spooled["body"], happened_at=happened_at, recorded_at=now)
-        self._spool.unlink()
 
     def _keep(self, posterior: Posterior) -> str:
         """Name of the file with the cells behind a posterior; empty where there are none, or they cannot be kept."""

@@ -23,7 +23,7 @@ def test_gate_refuses_what_is_no_rung(run):
     code, _, err = run("gate", "email_campaign", "--to", "30")
     assert (code, err) == (
         2,
-        "expnb: enrolled is 30 %; the ladder of this experiment has the rungs 1, 5, 25, 50, 100. Choose one of them, or 0.\n",
+        "expnb: enrolled is 30 %; the ladder of this experiment has the rungs 1, 5, 25, 50, 100. Choose one of them, or 0. Runbook: percent.\n",
     )
 
 

@@ -40,7 +40,7 @@ def check(
         ),
     ] = None,
 ) -> None:
-    """Read an experiment as its policy will: sentences, open questions; and what the policy would do."""
+    """Read an experiment as its policy will: sentences, open questions, collisions with others; and what the policy would do."""
     if not simulate and (baseline or effect):
         raise ParameterError(
             f"{'--baseline' if baseline else '--effect'} says what to simulate, and nothing is simulated. Add --simulate, or leave it out."
@@ -54,15 +54,30 @@ def check(
             raise SpecError(
                 f"the traffic of {name!r} is unknown. Add it to its file: [traffic] and units_per_day = 6000 on the next line."
             )
-    typer.echo(f"{experiment.name}: {experiment.hypothesis}")
-    for sentence in experiment.policy.sentences():
-        typer.echo(f"  - {sentence}")
-    for question in opened.questions(experiment):
-        typer.echo(f"  ? {question}")
+    _show(opened, experiment)
     if simulate:
         from expnb.planning.simulate import simulate_policy  # noqa: PLC0415 - half a second that other checks need not wait for
 
         typer.echo(str(simulate_policy(experiment, baseline=given, effects=worlds)))
+
+
+def _show(opened: Workspace, experiment: Experiment) -> None:
+    """An experiment read aloud; what keeps it from running as it is written comes last, as an error."""
+    from expnb.hygiene.claims import holdout_question, layers, problems  # noqa: PLC0415 - each command loads what it needs
+
+    typer.echo(f"{experiment.name}: {experiment.hypothesis}")
+    for sentence in experiment.policy.sentences():
+        typer.echo(f"  - {sentence}")
+    for question in (*opened.questions(experiment), *holdout_question(opened, experiment)):
+        typer.echo(f"  ? {question}")
+    if experiment.eligibility.needs:
+        typer.echo(f"  eligible: {experiment.eligibility}")
+    for held in layers(opened):
+        if held.layer == experiment.layer:
+            typer.echo(str(held))
+    found = list(problems(opened, experiment))
+    if found:
+        raise SpecError(" ".join(found))
 
 
 def _effect(experiment: Experiment, text: str) -> float | dict[str, float]:

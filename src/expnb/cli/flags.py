@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,6 +28,7 @@ from expnb.errors import ExpnbError, ParameterError
 
 if TYPE_CHECKING:
     from expnb.decisions.plan import RampPlan
+    from expnb.flags.base import Receipt
     from expnb.spec.flag import FlagState
     from expnb.workspace import Workspace
 
@@ -90,6 +94,13 @@ def request(
 
 
 @app.command()
+def requests(workspace: Folder = HERE, environment: Where = None, *, as_json: AsJson = False) -> None:
+    """Show what waits for an answer, with the answers so far."""
+    asked = open_at(workspace, environment).requests()
+    typer.echo(as_json_text(asked) if as_json else "\n".join(map(str, asked)) or "no open requests")
+
+
+@app.command()
 def approve(
     name: Name,
     workspace: Folder = HERE,
@@ -99,6 +110,7 @@ def approve(
     specification: Annotated[
         bool, typer.Option("--specification", help="What was registered late, or loosened after the first look.")
     ] = False,
+    comment: Annotated[str, typer.Option(help="Kept with the approval.")] = "",
 ) -> None:
     """Agree to the newest plan that somebody else requested, or to a specification."""
     opened = open_at(workspace, environment, actor)
@@ -107,17 +119,57 @@ def approve(
         typer.echo(f"agreed to {name} as {agreed.body['spec_hash']} (ledger entry {agreed.seq})")
         return
     plan = _requested(opened, name)
-    opened.approve(plan)
+    opened.approve(plan, comment=comment)
     typer.echo(
-        f"approved {plan} (plan {plan.id[:12]}): {len(opened.approvals(plan))} of {opened.approvals_needed(plan)} approvals"
+        f"approved {plan} (plan {plan.id[:12]}): {len(opened.approvals(plan))} of {opened.approvals_needed(plan)} approvals, unenforced"
     )
 
 
 @app.command()
-def apply(name: Name, workspace: Folder = HERE, environment: Where = None, actor: Who = None) -> None:
+def decline(
+    name: Name,
+    workspace: Folder = HERE,
+    environment: Where = None,
+    actor: Who = None,
+    *,
+    reason: Annotated[str, typer.Option(help="Why, for the one who asked.")],
+) -> None:
+    """Stop the newest plan that was requested: it cannot be pushed any more."""
+    opened = open_at(workspace, environment, actor)
+    plan = _requested(opened, name)
+    opened.decline(plan, reason=reason)
+    typer.echo(f"declined {plan} (plan {plan.id[:12]}): {reason}")
+
+
+@app.command()
+def comment(
+    name: Name,
+    text: Annotated[str, typer.Argument(help="What to say about the newest request.")],
+    workspace: Folder = HERE,
+    environment: Where = None,
+    actor: Who = None,
+) -> None:
+    """Say something about the newest plan that was requested; kept with it."""
+    opened = open_at(workspace, environment, actor)
+    opened.comment(_requested(opened, name), text)
+    typer.echo(f"noted on {name}: {text}")
+
+
+@app.command()
+def apply(
+    name: Name,
+    workspace: Folder = HERE,
+    environment: Where = None,
+    actor: Who = None,
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, show the diff, change nothing.")
+    ] = False,
+) -> None:
     """Push the newest plan that was requested."""
     opened = open_at(workspace, environment, actor)
-    typer.echo(str(opened.apply(_requested(opened, name))))
+    plan = _requested(opened, name)
+    typer.echo(opened.preview(plan) if dry_run else str(opened.apply(plan)))
 
 
 @app.command()
@@ -142,14 +194,81 @@ def restore(name: Name, workspace: Folder = HERE, environment: Where = None, act
 
 
 @app.command()
-def kill(name: Name, workspace: Folder = HERE, environment: Where = None, actor: Who = None) -> None:
+def kill(
+    name: Name,
+    workspace: Folder = HERE,
+    environment: Where = None,
+    actor: Who = None,
+    *,
+    reason: Annotated[str, typer.Option(help="Why; may follow later with `expnb explain`.")] = "",
+    break_glass: Annotated[
+        bool,
+        typer.Option("--break-glass", help="Past ledger and server, straight to the flag; needs --environment."),
+    ] = False,
+    flag: Annotated[str, typer.Option(help="Name of the flag, where the experiment's file cannot be read.")] = "",
+    token: Annotated[str, typer.Option(help="Name of your own credential, in the environment or the keyring.")] = "",
+) -> None:
     """Close the gate and disable the flag, at once, whatever else is broken."""
-    opened = open_at(workspace, environment, actor)
-    typer.echo(str(opened.kill(name)))
+    if break_glass:
+        receipt = _break_glass(name, workspace, environment, actor, flag, token, reason)
+    elif flag or token:
+        raise ParameterError(
+            "--flag and --token are for --break-glass: otherwise the workspace says both. Add --break-glass, or leave them out."
+        )
+    else:
+        receipt = open_at(workspace, environment, actor).kill(name, reason=reason)
+    typer.echo(str(receipt))
+    if not reason.strip():
+        typer.echo(f"Say why, when there is time: `expnb explain {name} --reason …`.")
+
+
+@app.command()
+def explain(
+    name: Name,
+    workspace: Folder = HERE,
+    environment: Where = None,
+    actor: Who = None,
+    *,
+    reason: Annotated[str, typer.Option(help="Why the flag was killed.")],
+) -> None:
+    """Say afterwards why a flag was killed."""
+    told = open_at(workspace, environment, actor).explain_kill(name, reason)
+    typer.echo(f"kept with {len(told)} kill{'s' if len(told) > 1 else ''} of {name}: {reason}")
+
+
+@app.command()
+def settle(workspace: Folder = HERE, environment: Where = None, actor: Who = None) -> None:
+    """Find out what became of pushes that a crash or a lost answer left open, by reading their flags."""
+    outcomes = open_at(workspace, environment, actor).settle()
+    words = {True: "was pushed", False: "was not pushed", None: "was or was not pushed; somebody moved the flag since"}
+    for entry in outcomes:
+        applied = entry.body["applied"]
+        typer.echo(
+            f"flag {entry.body['flag']!r}: the plan {str(entry.body['plan_id'])[:12]} {words[applied if isinstance(applied, bool) else None]}"
+        )
+    if not outcomes:
+        typer.echo("every push has an outcome")
+
+
+def _break_glass(
+    name: str, folder: Path, environment: str | None, actor: str | None, flag: str, token: str, reason: str
+) -> Receipt:
+    from expnb.pushing.kill import CONFIG, break_glass  # noqa: PLC0415 - each command loads what it needs
+
+    if environment is None:
+        raise ParameterError(
+            "--break-glass reads as little as it can; say which environment: --environment production."
+        )
+    start = folder.resolve()
+    root = next((one for one in (start, *start.parents) if (one / CONFIG).is_file()), start)
+    who = actor or getpass.getuser()
+    return break_glass(
+        root, name, environment=environment, actor=who, now=datetime.now(UTC), flag=flag, token=token, reason=reason
+    )
 
 
 def _requested(workspace: Workspace, name: str) -> RampPlan:
-    plans = [plan for plan in workspace.requests() if plan.experiment == workspace.experiment(name).name]
+    plans = [one.plan for one in workspace.requests() if one.plan.experiment == workspace.experiment(name).name]
     if not plans:
         raise ParameterError(f"no open request on {name!r}; it may have expired. Write `expnb request {name}` first.")
     return plans[-1]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from expnb.errors import ExpnbError
 from expnb.spec.canonical import to_json
 
 if TYPE_CHECKING:
@@ -42,7 +44,16 @@ def open_at(folder: Path, environment: str | None, actor: str | None = None) -> 
     """The workspace of a command."""
     from expnb.workspace import open_workspace  # noqa: PLC0415 - each command loads what it needs
 
-    return open_workspace(folder, environment=environment, actor=actor)
+    opened = open_workspace(folder, environment=environment, actor=actor)
+    _show_open_matters(opened)
+    return opened
+
+
+def _show_open_matters(workspace: Workspace) -> None:
+    """What an earlier session left open, on stderr: pushes without an outcome, kills without a reason."""
+    with suppress(ExpnbError):  # a broken ledger or flag file is the matter of the command itself
+        for matter in workspace.open_matters():
+            typer.echo(f"expnb: {matter}", err=True)
 
 
 def decide_on(

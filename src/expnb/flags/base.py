@@ -12,6 +12,7 @@ from expnb.decisions.plan import RampPlan, Verb
 from expnb.errors import FlagConflictError, FlagError, PercentError, PlanExpiredError, UnitError
 from expnb.spec.flag import Exposure, FlagRef, FlagSpec, FlagState
 
+Enforcement = Literal["unenforced", "enforced"]
 Attributes = Mapping[str, Sequence[str]]  # name of an attribute -> its value for each unit
 OFF = "off"  # what `evaluate` says for a unit outside the gate
 
@@ -55,6 +56,8 @@ class Receipt:
         Where, such as ``"flagd:flags.flagd.json"``.
     note : str
         What a person has to know beyond that; mostly empty.
+    enforcement : {"unenforced", "enforced"}
+        Whether roles and approvals were checked by a service that the one who pushed does not own.
     """
 
     ref: FlagRef
@@ -64,9 +67,11 @@ class Receipt:
     applied_at: datetime
     backend: str
     note: str = ""
+    enforcement: Enforcement = "unenforced"
 
     def __str__(self) -> str:
-        return f"{self.verb}: {self.ref}: {describe(self.before)} -> {describe(self.after)} at {self.applied_at:%Y-%m-%d %H:%M:%S} UTC in {self.backend}"
+        done = f"{self.verb}: {self.ref}: {describe(self.before)} -> {describe(self.after)} at {self.applied_at:%Y-%m-%d %H:%M:%S} UTC in {self.backend}, {self.enforcement}"
+        return f"{done}. {self.note}" if self.note else done
 
     def __repr__(self) -> str:
         return str(self)
@@ -80,6 +85,7 @@ class Receipt:
             "version": self.after.version,
             "at": f"{self.applied_at:%Y-%m-%d %H:%M:%S} UTC",
             "backend": self.backend,
+            "roles and approvals": self.enforcement,
             "note": self.note,
         }
         cells = (f"<tr><th>{name}</th><td>{escape(value)}</td></tr>" for name, value in rows.items() if value)

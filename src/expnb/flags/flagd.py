@@ -134,6 +134,10 @@ class FlagdFile:
         self._check_present(document, ref)
         return _state(document, ref)
 
+    def names(self) -> list[str]:
+        """Names of all flags in the file, also of those that others made."""
+        return sorted(self._open().document.keys)
+
     def preview(self, plan: RampPlan, *, now: datetime) -> str:
         """The lines of the file that `apply` would change, as a diff; nothing is written."""
         opened = self._open()
@@ -231,6 +235,13 @@ class FlagdFile:
         self._check_present(document, ref)
         return _block(document, ref).stamp.ledger_head
 
+    def canaries(self, ref: FlagRef) -> str:
+        """What canary units got when the flag was made, as it stands in the flag; empty if it does not say."""
+        check_environment(ref, self.environment, self.name)
+        document = self._open().document
+        self._check_present(document, ref)
+        return rules.canaries_of(document.value(ref.flag))
+
     def _kill(self, ref: FlagRef, now: datetime) -> Receipt:
         try:
             with self._writing() as opened:
@@ -256,7 +267,8 @@ class FlagdFile:
 
     def _commit(self, opened: _Opened, ref: FlagRef, block: FlagBlock) -> FlagState:
         """Write `block` and return what the file says afterwards."""
-        old: Json = opened.document.value(ref.flag) if opened.document.count(ref.flag) else None
+        known = opened.document.count(ref.flag)
+        old: Json = opened.document.value(ref.flag) if known else rules.new_flag(ref.flag, block.exposure)
         text = opened.document.with_flag(ref.flag, rules.to_json_block(block, old))
         replace_file(self.path, text, opened.seen)
         try:
@@ -315,6 +327,7 @@ def _state(document: FlagDocument, ref: FlagRef) -> FlagState:
         block.enabled,
         block.stamp.changed_at,
         BUCKETING,
+        block.stamp.plan_id,
     )
 
 

@@ -27,6 +27,7 @@ from expnb.flags.bucketing import (
     served_split,
     split_weights,
 )
+from expnb.flags.canaries import canaries
 from expnb.spec.canonical import Json, canonical_json
 from expnb.spec.flag import UNIT, Eligibility, Exposure
 
@@ -45,6 +46,7 @@ _OWN_METADATA: Final = (
     "ledgerHead",
     "beforeKill",
 )
+CANARIES: Final = "canaries"
 _OWN_PARTS: Final = ("state", "variants", "defaultVariant", "targeting")
 LOST: Final = Exposure({OFF: 1.0}, OFF)  # what is left of a flag that was killed with unreadable metadata
 
@@ -121,11 +123,27 @@ def targeting(exposure: Exposure) -> Json:
     return {"if": [*refused, {"==": [gate, "in"]}, inside, outside]}
 
 
+def new_flag(flag: str, exposure: Exposure) -> dict[str, Json]:
+    """What a flag carries from its creation on, byte for byte: what canary units get, so that another hash is noticed."""
+    return {"metadata": {CANARIES: canaries(flag, exposure.weights, exposure.control)}}
+
+
+def canaries_of(raw: Json) -> str:
+    """What the canary units got when the flag was made; empty for a flag that does not say."""
+    metadata = raw.get("metadata") if isinstance(raw, dict) else None
+    found = metadata.get(CANARIES) if isinstance(metadata, dict) else None
+    return found if isinstance(found, str) else ""
+
+
 def _refusals(exposure: Exposure) -> Iterator[Json]:
     """Conditions under which a unit is served "off", whatever its bucket."""
     who = exposure.eligibility
     yield {"!": [{"var": UNIT}]}
     for name, values in who.audience.items():
+        if "." in name:
+            raise FlagError(
+                f"the audience names the attribute {name!r}; flagd reads a dot as a path into the context, and would let nobody in. Give the attribute a name without a dot."
+            )
         yield {"!": [{"in": [{"var": name}, list(values)]}]}
     if who.holdout:
         held = gate_units(who.holdout)

@@ -85,6 +85,11 @@ class InMemoryFlags:
                 raise NameNotFoundError("flag", ref.flag, list(self._flags))
             return self._flags[ref.flag]
 
+    def names(self) -> list[str]:
+        """Names of all its flags."""
+        with _LOCK:
+            return sorted(self._flags)
+
     def preview(self, plan: RampPlan, *, now: datetime) -> str:
         """What `apply` would change."""
         return f"- {describe(self._checked(plan, now))}\n+ {plan.after}"
@@ -120,9 +125,8 @@ class InMemoryFlags:
     def _checked(self, plan: RampPlan, now: datetime) -> FlagState:
         check_granularity(plan.after, self.capabilities.granularity)
         before = self.read(plan.ref)
-        number, _, pushed = before.version.partition("-")
-        if pushed and pushed == plan.id[:12] and before.version != plan.base_version:
-            change = f"this very plan was pushed already, as number {number}: now {describe(before)}"
+        if before.plan_id == plan.id and before.version != plan.base_version:
+            change = f"this very plan was pushed already, as number {before.version}: now {describe(before)}"
             raise FlagConflictError(plan.ref.flag, plan.base_version, before.version, change)
         check_push(plan, before, now=now)
         check_fixed(plan.ref.flag, before.exposure, plan.after)
@@ -131,9 +135,14 @@ class InMemoryFlags:
     def _written(
         self, before: FlagState, exposure: Exposure, plan_id: str, now: datetime, *, enabled: bool
     ) -> FlagState:
-        number = int(before.version.partition("-")[0]) + 1
-        version = f"{number}-{plan_id[:12]}" if plan_id else str(number)
-        after = replace(before, exposure=exposure, version=version, enabled=enabled, changed_at=now.astimezone(UTC))
+        after = replace(
+            before,
+            exposure=exposure,
+            version=str(int(before.version) + 1),
+            enabled=enabled,
+            changed_at=now.astimezone(UTC),
+            plan_id=plan_id,
+        )
         self._flags[before.ref.flag] = after
         return after
 

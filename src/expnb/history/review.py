@@ -111,7 +111,7 @@ def review(name: str, workspace: Workspace | str | Path = ".") -> Review:
         ),
         metrics=tuple(map(_edit, definitions)),
         flag=(*moved, *_moved_outside(ws, entries, experiment, last)),
-        requests=(*_missing(ws, entries, experiment, last), *_requests(ws, entries, name)),
+        requests=(*_missing(ws, entries, experiment, last), *_requests(ws, name)),
         looks=tuple(_looks(entries, known)),
     )
 
@@ -237,16 +237,15 @@ def _moved_outside(
         yield f"The flag is at version {state.version}, changed at {state.changed_at:%Y-%m-%d %H:%M} UTC, and the ledger does not know by whom: {state.exposure}."
 
 
-def _requests(workspace: Workspace, entries: Sequence[Entry], name: str) -> Iterator[str]:
+def _requests(workspace: Workspace, name: str) -> Iterator[str]:
     """Plans that were asked for, are still valid, and were not pushed."""
-    pushed = {entry.body.get("plan_id") for entry in entries if entry.kind == "outcome" and entry.body["applied"]}
-    asked = {entry.body["plan_id"]: entry for entry in entries if entry.kind == "request"}
-    for plan in workspace.requests():
-        if plan.experiment != name or plan.id in pushed or plan.id not in asked:
+    for asked in workspace.requests():
+        if asked.plan.experiment != name:
             continue
-        agreed, needed = workspace.approvals(plan), workspace.approvals_needed(plan)
+        agreed, needed = workspace.approvals(asked.plan), workspace.approvals_needed(asked.plan)
         who = f" ({', '.join(agreed)})" if agreed else ""
-        yield f"{asked[plan.id].body['actor']} asked for {plan}; {len(agreed)} of {needed} approvals{who}; void after {plan.expires_at:%Y-%m-%d %H:%M} UTC."
+        declined = f"; declined by {', '.join(map(str, asked.declines))}" if asked.declines else ""
+        yield f"{asked.author} asked for {asked.plan}; {len(agreed)} of {needed} approvals{who}{declined}; void after {asked.plan.expires_at:%Y-%m-%d %H:%M} UTC."
 
 
 # --- the last two looks -------------------------------------------------------------------------

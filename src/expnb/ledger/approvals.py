@@ -6,8 +6,9 @@ A notebook kernel belongs to the person who runs it: checked there, these rules 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from expnb.decisions.decision import Decision
 from expnb.decisions.plan import RampPlan
 from expnb.errors import ApprovalError
 from expnb.ledger.ledger import EntryKind, Ledger
@@ -18,7 +19,9 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "register": ("analyst", "operator"),
     "apply": ("analyst", "operator"),
     "request": ("analyst", "operator"),
+    "comment": ("analyst", "approver", "operator"),
     "approve": ("approver",),
+    "decline": ("approver",),
     "kill": ("analyst", "approver", "operator"),
 }
 ANONYMOUS = ("", "anonymous", "nobody")
@@ -34,11 +37,21 @@ def check_role(act: str, actor: str, roles: Mapping[str, Sequence[str]], environ
         )
 
 
-def approvals_needed(plan: RampPlan, rules: Sequence[ApprovalRule]) -> int:
-    """How many others must agree to a plan; lowering exposure never needs anybody."""
+def applying(plan: RampPlan, rules: Iterable[ApprovalRule]) -> list[ApprovalRule]:
+    """The rules that hold for a plan; lowering exposure never needs anybody."""
     if not plan.raises_treated:
-        return 0
-    return max((rule.need for rule in rules if plan.after.treated > rule.above_treated), default=0)
+        return []
+    verb = "ship" if plan.after.serve else plan.verb  # to restore what was shipped is to ship it again
+    return [
+        rule
+        for rule in rules
+        if rule.verb == verb or (rule.above_treated is not None and plan.after.treated > rule.above_treated)
+    ]
+
+
+def approvals_needed(plan: RampPlan, rules: Sequence[ApprovalRule]) -> int:
+    """How many others must agree to a plan."""
+    return max((rule.need for rule in applying(plan, rules)), default=0)
 
 
 def approvers(ledger: Ledger, plan: RampPlan) -> list[str]:
@@ -47,14 +60,37 @@ def approvers(ledger: Ledger, plan: RampPlan) -> list[str]:
 
 
 def check_approvals(ledger: Ledger, plan: RampPlan, rules: Sequence[ApprovalRule]) -> None:
-    """Raise `ApprovalError` unless enough others have agreed to exactly this plan."""
+    """Raise `ApprovalError` unless enough others have agreed to exactly this plan, and nobody declined it."""
+    declined = _actors(ledger, "declined", plan)
+    if declined:
+        raise ApprovalError(
+            f"{', '.join(declined)} declined the plan {plan.id[:12]} for {plan.experiment!r}. Nothing was pushed. Talk to them, then plan and request anew: `expnb request {plan.experiment}`."
+        )
     needed, given = approvals_needed(plan, rules), len(approvers(ledger, plan))
     if given < needed:
+        flag = {"restore": " --restore", "start": " --start"}.get(plan.verb, "")
         raise ApprovalError(
             f"{plan.after.treated:.4g} % treated in {plan.ref.environment} needs {needed} "
             f"approval{'s' if needed > 1 else ''}, {given} given. Nothing was pushed. "
-            f"Request it, and let somebody else approve: `expnb request {plan.experiment}{' --restore' if plan.verb == 'restore' else ''}`."
+            f"Request it, and let somebody else approve: `expnb request {plan.experiment}{flag}`."
         )
+
+
+def check_requires(plan: RampPlan, rules: Sequence[ApprovalRule], decision: Decision | None) -> None:
+    """Raise `ApprovalError` unless what the environment requires of such a plan is met in the decision of now."""
+    for required in dict.fromkeys(name for rule in applying(plan, rules) for name in rule.requires):
+        served = ("", plan.after.serve) if plan.after.serve else plan.after.arms
+        asked = (
+            [rule for rule in decision.rules if rule.name == required and rule.variant in {"", *served}]
+            if decision
+            else []
+        )
+        failing = [rule.sentence for rule in asked if rule.outcome != "met"]
+        if failing or not asked:
+            why = " ".join(failing) or "No decision of now says so."
+            raise ApprovalError(
+                f"{plan.ref.environment} asks that the rule {required!r} is met before this plan ({plan.verb}, {plan.after}). {why} Nothing was pushed. Decide again on data that show it."
+            )
 
 
 def check_approver(ledger: Ledger, plan: RampPlan, actor: str) -> None:
@@ -71,7 +107,7 @@ def check_approver(ledger: Ledger, plan: RampPlan, actor: str) -> None:
 
 
 def _actors(ledger: Ledger, kind: EntryKind, plan: RampPlan) -> list[str]:
-    entries = [entry for entry in ledger.entries(kind=kind) if entry.body["plan_id"] == plan.id]
+    entries = [entry for entry in ledger.entries(kind=kind, flag=plan.ref.flag) if entry.body["plan_id"] == plan.id]
     return list(dict.fromkeys(same_person(str(entry.body["actor"])) for entry in entries))
 
 

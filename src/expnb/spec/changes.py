@@ -26,13 +26,14 @@ _LOOSER: Final[Mapping[str, int]] = {
     "max_hold_days": 1,
     "max_age_days": 1,
     "holdback": -1,
+    "holdout": -1,
     "margin": 1,
     "margin_abs": 1,
     "min_cell": 1,
 }
 _NO_LIMIT: Final = frozenset({"max_hold_days", "max_age_days"})  # where 0 means none
 # What decides nothing: who looks after it, and how it is shown. Where the rows lie is not among them: another file, or another filter, is other data.
-_HARMLESS: Final = frozenset({"owner", "review_after", "traffic", "cost"})
+_HARMLESS: Final = frozenset({"owner", "review_after", "expires", "traffic", "cost"})
 _HARMLESS_OF_METRICS: Final = frozenset({"owner", "version", "description", "certified", "unit"})
 
 

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from expnb.errors import NameNotFoundError, SpecError, check_choice
 from expnb.spec.canonical import digest
-from expnb.spec.flag import Exposure
+from expnb.spec.flag import UNIT, Eligibility, Exposure
 from expnb.spec.metric import Metric
 from expnb.spec.policy import Policy
 from expnb.spec.prior import Prior
@@ -176,6 +176,16 @@ class Question:
         Name of an environment variable that holds a connection string; then `table` or `sql` says what to read.
     table, sql : str
         In a connection: a table, or a query.
+    audience : mapping of str to tuple of str
+        Attribute of a unit and the values that are let in, such as ``{"country": ("DE", "AT")}``; all must match, at the flag and in the column of that name. That of `unit` is an allow-list of units.
+    layer : str
+        Experiments of one layer never share a unit; empty for an experiment in none.
+    slice : tuple of float
+        The percent of the layer, from and to, that belong to this experiment; all of it by default.
+    review_after : date, optional
+        Day after which somebody should look at it again.
+    expires : date, optional
+        Day by which the flag should be gone.
     """
 
     name: str
@@ -197,7 +207,11 @@ class Question:
     connection: str = ""
     table: str = ""
     sql: str = ""
+    audience: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    layer: str = ""
+    slice: tuple[float, float] = (0.0, 100.0)
     review_after: date | None = None
+    expires: date | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -212,6 +226,8 @@ class Experiment(Question):
         In which days are counted.
     min_cell : int
         Segments in which an arm has fewer units are not shown.
+    holdout : float
+        Percent of all units that the workspace keeps out of every experiment.
 
     Raises
     ------
@@ -230,6 +246,7 @@ class Experiment(Question):
     cost: Cost = field(default_factory=Cost)
     timezone: str = "UTC"
     min_cell: int = 20
+    holdout: float = 0.0
 
     def __post_init__(self) -> None:
         _check_arms(self.weights, self.control)
@@ -239,6 +256,7 @@ class Experiment(Question):
         _check_connection(self)
         _check_epochs(self)
         _check_control_share(self)
+        _check_eligible(self)
         if (self.start is None) != (self.end is None):
             raise SpecError("start and end come together; give both dates, or neither.")
         if self.start and self.end and self.start > self.end:
@@ -303,7 +321,13 @@ class Experiment(Question):
 
     def exposure(self, enrolled: float = 0.0) -> Exposure:
         """The split of this experiment at a percent enrolled."""
-        return Exposure(weights=self.weights, control=self.control, enrolled=enrolled)
+        return Exposure(weights=self.weights, control=self.control, enrolled=enrolled, eligibility=self.eligibility)
+
+    @property
+    def eligibility(self) -> Eligibility:
+        """Who can be exposed, as the flag has to be told."""
+        audience = {UNIT if name == self.unit else name: values for name, values in self.audience.items()}
+        return Eligibility(audience=audience, layer=self.layer, slice=self.slice, holdout=self.holdout)
 
     @property
     def harm_threshold(self) -> float:
@@ -313,15 +337,16 @@ class Experiment(Question):
 
     @property
     def asked_hash(self) -> str:
-        """SHA-256 of what a posterior answers: metrics with their ropes and margins, priors, arms and segments."""
-        return digest({name: getattr(self, name) for name in ("metrics", "prior", "weights", "control", "segments")})
+        """SHA-256 of what a posterior answers: metrics with their ropes and margins, priors, arms, segments and the audience."""
+        asked = {name: getattr(self, name) for name in ("metrics", "prior", "weights", "control", "segments")}
+        return digest(asked | ({"audience": self.eligibility.audience} if self.audience else {}))
 
     @property
     def policy_hash(self) -> str:
-        """SHA-256 of everything that decides: policy, metrics, arms, prior and dates."""
-        return digest(
-            {name: getattr(self, name) for name in ("policy", "metrics", "weights", "control", "prior", "start", "end")}
-        )
+        """SHA-256 of everything that decides: policy, metrics, arms, prior, dates, and who is eligible."""
+        parts = ("policy", "metrics", "weights", "control", "prior", "start", "end")
+        decides = {name: getattr(self, name) for name in parts}
+        return digest(decides | ({"eligibility": self.eligibility} if self.eligibility.needs else {}))
 
     @property
     def spec_hash(self) -> str:
@@ -376,6 +401,7 @@ class Experiment(Question):
             ("owner", self.owner),
             ("flag", self.flag),
             ("arms", ", ".join(f"{name} {self.share(name):.1%}" for name in self.variants)),
+            *([("eligible", str(self.eligibility))] if self.eligibility.needs else []),
             ("metrics", "; ".join(f"{metric.name} ({metric.role}, {metric.direction})" for metric in self.metrics)),
             ("policy", " ".join(self.policy.sentences())),
             (
@@ -440,6 +466,30 @@ def _check_epochs(experiment: Experiment) -> None:
         raise SpecError(
             f"the weights change on {experiment.epochs[0].start}, and the experiment has no exposed_at, so nobody can tell which weights a unit was split by. Name the column of the first exposure."
         )
+
+
+def _check_eligible(experiment: Experiment) -> None:
+    """Who is eligible can be told at the flag and in the data alike."""
+    for name in experiment.audience:
+        if name == ROW_UNIT == experiment.unit or (name == UNIT != experiment.unit):
+            raise SpecError(
+                f"the audience names {name!r}, and the unit is {experiment.unit!r}; an allow-list of units carries the name of their column. Write audience = {{ {'userid' if experiment.unit == ROW_UNIT else experiment.unit} = [...] }}{' and name that column as the unit' if experiment.unit == ROW_UNIT else ''}."
+            )
+        if name == experiment.variant:
+            raise SpecError(
+                f"the audience names {name!r}, the column that holds the arm; who is let in is known before a unit has an arm. Name another attribute."
+            )
+    if experiment.expires and experiment.end and experiment.expires < experiment.end:
+        raise SpecError(
+            f"the flag expires on {experiment.expires}, before the experiment ends on {experiment.end}. Write a later day for expires."
+        )
+    who = experiment.eligibility  # refuses what contradicts itself
+    # The same audience has the same hash, in whatever order it was written.
+    column = {UNIT: experiment.unit} if experiment.unit in experiment.audience else {}
+    audience = {column.get(name, name): values for name, values in who.audience.items()}
+    object.__setattr__(experiment, "audience", {name: audience[name] for name in sorted(audience)})
+    object.__setattr__(experiment, "slice", who.slice)
+    object.__setattr__(experiment, "holdout", who.holdout)
 
 
 def _check_connection(experiment: Experiment) -> None:

@@ -85,7 +85,11 @@ class Eligibility:
         return tuple(name for name, value in asked.items() if value)
 
     def __str__(self) -> str:
-        parts = [f"{'unit' if name == UNIT else name} {' or '.join(values)}" for name, values in self.audience.items()]
+        # Ids of units never stand in an output.
+        parts = [
+            f"{len(values)} named units" if name == UNIT else f"{name} {' or '.join(values)}"
+            for name, values in self.audience.items()
+        ]
         if self.layer:
             parts.append(f"{self.slice[0]:g} to {self.slice[1]:g} % of layer {self.layer}")
         if self.holdout:
@@ -211,6 +215,8 @@ class FlagState:
         When the flag was last written by expnb, UTC.
     bucketing : str
         How units are put into buckets: hash, salts, stickiness. It must never change while a flag is open: other people would be exposed.
+    plan_id : str
+        Id of the plan that was pushed last, as the flag itself says; empty where it says none.
     """
 
     ref: FlagRef
@@ -219,6 +225,7 @@ class FlagState:
     enabled: bool
     changed_at: datetime
     bucketing: str = ""
+    plan_id: str = ""
 
 
 def check_percent(percent: float, what: str = "enrolled") -> None:

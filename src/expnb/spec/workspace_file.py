@@ -7,17 +7,57 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from expnb.errors import SpecError, check_choice
+from expnb.spec.flag import check_percent
 from expnb.spec.policy import Policy
 
 KNOWN_ROLES = ("viewer", "analyst", "approver", "operator")
 
 
+KNOWN_REQUIREMENTS = ("guardrail", "sample_ratio", "fresh", "quality", "min_units")
+RAISING = ("start", "ramp_up", "ship", "restore")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalRule:
-    """How many others must agree before more than `above_treated` percent get a treatment."""
+    """What has to be there before a plan that treats more units is pushed; of several rules that hold, the strictest counts.
 
-    above_treated: float
+    Parameters
+    ----------
+    above_treated : float, optional
+        The rule holds for plans that treat more than this percent of the eligible units.
+    verb : str
+        Or for plans of one kind: ``"ship"`` (and the return to what was shipped), ``"start"``, ``"ramp_up"`` or ``"restore"``.
+    need : int
+        How many others must agree.
+    requires : tuple of str
+        Rules of the decision that must be met at the push: ``"guardrail"``, ``"sample_ratio"``, ``"fresh"``, ``"quality"`` or ``"min_units"``.
+
+    Raises
+    ------
+    SpecError
+        If the rule holds for nothing, or asks for nothing.
+    """
+
+    above_treated: float | None = None
+    verb: str = ""
     need: int = 1
+    requires: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.above_treated is None) == (not self.verb):
+            raise SpecError(
+                'an approval rule has one of above_treated and verb. Write { above_treated = 5, need = 1 } or { verb = "ship", need = 1 }.'
+            )
+        if self.above_treated is not None:
+            check_percent(self.above_treated, "above_treated")
+        if self.verb:
+            check_choice("the verb of an approval rule", self.verb, RAISING)
+        if self.need < 0 or (self.need == 0 and not self.requires):
+            raise SpecError(
+                f"an approval rule has need = {self.need}; at least one other has to agree, or `requires` names what has to be met. Write need = 1."
+            )
+        for name in self.requires:
+            check_choice("what an approval rule requires", name, KNOWN_REQUIREMENTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +66,12 @@ class Environment:
 
     Parameters
     ----------
+    flags : str
+        Address of the flag backend, as `expnb.flags.connect` takes it.
+    token : str
+        Name of the backend's credential: an environment variable, or an entry of the service ``expnb`` in the keyring. Never the credential itself.
+    max_age_hours : float
+        Age at which a plan, and every approval of it, is void.
     policy : mapping
         Fields of `Policy` that hold for every experiment in this environment, whatever its file says; such as stricter thresholds in production.
     """
@@ -34,8 +80,12 @@ class Environment:
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     approvals: tuple[ApprovalRule, ...] = ()
     policy: Mapping[str, Any] = field(default_factory=dict)
+    token: str = ""
+    max_age_hours: float = 24.0
 
     def __post_init__(self) -> None:
+        if self.max_age_hours <= 0:
+            raise SpecError(f"max_age_hours is {self.max_age_hours:g}; it must be above 0. Write 24 for a day.")
         for key in self.policy:
             check_choice("a field of the policy of an environment", key, [part.name for part in fields(Policy)])
         for role in self.roles:
@@ -61,13 +111,17 @@ class Defaults:
         Cells with fewer units never leave the kernel.
     retention_days : float, optional
         Cached cells and posteriors that are older are deleted when the workspace is opened; without it they are kept.
+    holdout : float
+        Percent of all units that are kept out of every experiment, the same units for every flag.
     """
 
     guardrails: tuple[str, ...] = ()
     min_cell: int = 20
     retention_days: float | None = None
+    holdout: float = 0.0
 
     def __post_init__(self) -> None:
+        check_percent(self.holdout, "holdout")
         if self.retention_days is not None and self.retention_days <= 0:
             raise SpecError(
                 f"retention_days is {self.retention_days:g}; it must be above 0. Write 30 for a month, or leave it out to keep everything."

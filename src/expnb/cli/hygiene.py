@@ -1,0 +1,65 @@
+"""Commands that keep flags in order: layers, stale flags, the removal checklist."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from expnb.cli.shared import HERE, AsJson, Folder, Name, Where, app, as_json_text, open_at
+from expnb.errors import ParameterError
+
+LEFT = 10  # exit code where something is left to do
+
+
+@app.command()
+def layers(workspace: Folder = HERE, environment: Where = None, *, as_json: AsJson = False) -> None:
+    """Show who holds which percent of every layer, and what is free."""
+    from expnb.hygiene.claims import layers as layers_now  # noqa: PLC0415 - each command loads what it needs
+
+    found = layers_now(open_at(workspace, environment))
+    if as_json:
+        typer.echo(as_json_text([{"layer": one, "free": one.free} for one in found]))
+        return
+    for one in found:
+        typer.echo(str(one))
+    if not found:
+        typer.echo('no experiment names a layer. Write layer = "checkout" under [experiment].')
+
+
+@app.command()
+def stale(
+    workspace: Folder = HERE,
+    environment: Where = None,
+    *,
+    idle_days: Annotated[
+        float, typer.Option(help="Days without a change after which a flag that teaches nothing is stale.")
+    ] = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Show flags that should be gone or be looked at; exit code 10 if there are any."""
+    from expnb.hygiene.stale import stale_flags  # noqa: PLC0415 - each command loads what it needs
+
+    if not 0 <= idle_days < float("inf"):
+        raise ParameterError(f"--idle-days is {idle_days:g}; it is a number of days from 0 on. Write --idle-days 30.")
+    found = stale_flags(open_at(workspace, environment), idle_days=idle_days)
+    typer.echo(as_json_text(found) if as_json else str(found))
+    raise typer.Exit(LEFT if found.flags else 0)
+
+
+@app.command()
+def remove(
+    name: Name,
+    workspace: Folder = HERE,
+    environment: Where = None,
+    *,
+    code: Annotated[list[str] | None, typer.Option(help="Folder of source code to search; repeated for more.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is left to do before the flag of an experiment can be deleted; exit code 0 only when no code names it and nothing else is left, 10 otherwise."""
+    from expnb.hygiene.removal import removal  # noqa: PLC0415 - each command loads what it needs
+
+    opened = open_at(workspace, environment)
+    found = removal(opened, opened.experiment(name), code or [])
+    typer.echo(as_json_text({"done": found.done, "removal": found}) if as_json else str(found))
+    raise typer.Exit(0 if found.done else LEFT)

@@ -1,0 +1,636 @@
+"""Flags in LaunchDarkly, through its REST API: not proven against the vendor's server, only against an honest fake.
+
+A ramp is one JSON Patch of one environment that holds only on the version that was read. Where the environment asks for approvals, the change is made by the vendor from an approved request, and never past it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from difflib import unified_diff
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+from expnb.decisions.plan import RampPlan
+from expnb.errors import (
+    ApprovalError,
+    ExpnbError,
+    FlagConflictError,
+    FlagEditedError,
+    FlagError,
+    PushUncertainError,
+)
+from expnb.flags import launchdarkly_rules as rules
+from expnb.flags.address import Address
+from expnb.flags.base import (
+    OFF,
+    Attributes,
+    Capabilities,
+    Receipt,
+    VendorRequest,
+    check_eligibility,
+    check_environment,
+    check_fixed,
+    check_granularity,
+    check_now,
+    check_push,
+    check_units,
+    check_variants,
+    describe,
+)
+from expnb.flags.http import FlagServer
+from expnb.flags.launchdarkly_api import VERSION, Api, Approval, StaleError
+from expnb.flags.launchdarkly_rules import Object, Record, as_list, as_object
+from expnb.spec.canonical import Json, digest
+from expnb.spec.flag import Exposure, FlagRef, FlagSpec, FlagState
+
+_VENDOR: Final = "app.launchdarkly.com"
+_KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,255}")
+_LOST: Final = Exposure({OFF: 1.0}, OFF)  # what is left of a flag that was killed without a readable record
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A flag as one moment saw it."""
+
+    flag: Object
+    config: Object
+    text: str  # the record beside it
+
+    @property
+    def version(self) -> str:
+        return f"{self.config.get('version')}-{rules.fingerprint(self.flag, self.config, self.text)}"
+
+    @property
+    def on(self) -> bool:
+        return self.config.get("on") is True
+
+
+class LaunchDarklyFlags:
+    """The flags of one environment in a LaunchDarkly project.
+
+    Not proven against the vendor's server: the calls follow its published documentation, and are tested against `expnb.flags.fake_launchdarkly`.
+    While a flag is off, LaunchDarkly serves "off", not the default in the callers' code.
+
+    Parameters
+    ----------
+    server : FlagServer
+    project : str
+        The project's key.
+    environment : str
+        The workspace's environment whose flags it holds; others are refused.
+    key : str, optional
+        That environment's key at LaunchDarkly; its name by default.
+    name : str, optional
+        What receipts call this backend.
+    """
+
+    def __init__(self, server: FlagServer, project: str, environment: str, *, key: str = "", name: str = "") -> None:
+        self.server, self.environment = server, environment
+        self.name = name or f"launchdarkly://{project}"
+        self.api = Api(server, project, key or environment)
+        self._property = f"expnb-{self.api.environment}"
+
+    def __repr__(self) -> str:
+        return f"LaunchDarklyFlags({self.name!r}, {self.environment!r})"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this environment can promise; asks the server whether it requires approvals.
+
+        A request that the vendor applies is bound to no version there, so "native" concurrency ends where approvals begin.
+
+        Raises
+        ------
+        FlagServerError
+            If the server cannot be asked.
+        """
+        approvals = self.api.approvals_required()
+        concurrency: Final = "none" if approvals else "native"
+        return Capabilities(0.01, concurrency, approvals, audit=True, eligibility=("audience",))
+
+    def create(self, flag: FlagSpec, *, now: datetime | None = None) -> FlagState:
+        """A new flag at 0 percent, or one that another environment has already, begun in this one.
+
+        Where the environment requires approvals the flag stays off until its first plan is approved.
+
+        Raises
+        ------
+        FlagError
+            If the flag exists in this environment, or its name, variants or audience cannot be served.
+        """
+        now = datetime.now(UTC) if now is None else now
+        check_environment(flag.ref, self.environment, self.name)
+        check_now(now)
+        self._check_spec(flag)
+        if self.api.find(flag.ref.flag) is None:
+            try:
+                self.api.create(_new_flag(flag))
+            except StaleError as error:  # somebody was faster, or the project takes no such flag
+                if self.api.find(flag.ref.flag) is None:
+                    raise
+                raise self._exists(flag.ref.flag) from error
+        opened = self._open(flag.ref)
+        if opened.text or not _untouched(opened, flag.exposure):
+            raise self._exists(flag.ref.flag)
+        record = Record(flag.exposure, now.astimezone(UTC))
+        try:
+            self._patch(opened, flag.ref.flag, self._operations(opened, record), "expnb: a new flag, at 0 %")
+        except ApprovalError:  # what is served needs approval, a note beside it does not
+            self.api.patch(flag.ref.flag, [self._keep(opened, record)], "expnb: a new flag, off")
+        return self.read(flag.ref)
+
+    def read(self, ref: FlagRef) -> FlagState:
+        """The flag as it stands now.
+
+        Raises
+        ------
+        NameNotFoundError
+            If the project has no such flag.
+        FlagEditedError
+            If it serves something else than its record says, and no approved request explains it.
+        FlagServerError
+            If the server cannot be asked.
+        """
+        check_environment(ref, self.environment, self.name)
+        return self._state(ref, self._open(ref))[0]
+
+    def preview(self, plan: RampPlan, *, now: datetime) -> str:
+        """The lines of the environment's rules that `apply` would change, as a diff; an approval that is missing yet does not refuse it."""
+        opened = self._open(plan.ref)
+        self._planned(opened, plan, now)
+        order = rules.order_of(opened.flag)
+        old: Object = {key: opened.config.get(key) for key in ("on", "rules", "fallthrough")}
+        new: Object = {"on": True, **rules.targeting(plan.after, order)}
+        texts = [json.dumps(part, indent=2, sort_keys=True).splitlines(keepends=True) for part in (old, new)]
+        return "".join(unified_diff(*texts, f"{plan.ref} now", f"{plan.ref} after"))
+
+    def apply(self, plan: RampPlan, *, now: datetime, ledger_head: str = "") -> Receipt:
+        """The flag set to `plan.after` and turned on, if nothing moved since the plan was made.
+
+        Where the environment requires approvals, the vendor's request of exactly this plan is applied.
+
+        Raises
+        ------
+        PercentError
+            If a percentage cannot be served.
+        PlanExpiredError, FlagConflictError, FlagError
+            If the plan is too old, the flag moved, or nothing would change.
+        ApprovalError
+            If no request of this plan is approved at the vendor.
+        PushUncertainError
+            If the answer was lost and the flag does not show the change, or shows another one.
+        """
+        opened = self._open(plan.ref)
+        before, old = self._planned(opened, plan, now)
+        record = Record(plan.after, now.astimezone(UTC), plan.id, ledger_head or old.ledger_head)
+        note = ""
+        try:
+            if self.api.approvals_required():
+                note = self._apply_request(opened, plan, record, old)
+            else:
+                self._patch(opened, plan.ref.flag, self._operations(opened, record), _comment(plan))
+        except PushUncertainError as error:
+            note = f"{error.sentence} It was read: the change is there."
+        except StaleError as error:
+            raise self._conflict(plan, before, error, now) from error
+        after = self._confirmed(plan, before, note)
+        return Receipt(plan.ref, plan.verb, before, after, now.astimezone(UTC), self.name, note)
+
+    def evaluate(self, ref: FlagRef, units: Sequence[str], attributes: Attributes | None = None) -> Sequence[str]:
+        """Variant per unit, as the vendor's SDKs compute it from the flag's salt.
+
+        Returns
+        -------
+        list of str
+            ``"off"`` for a unit outside the ramp or the audience, and for one without a name; ``""`` for all while the flag is off.
+        """
+        check_units(units, attributes)
+        check_environment(ref, self.environment, self.name)
+        opened = self._open(ref)
+        state, _ = self._state(ref, opened)
+        if not state.enabled:
+            return [""] * len(units)
+        assign = rules.assigner(ref.flag, _salt(opened), state.exposure)
+        names = tuple(attributes or {})
+        rows = zip(*(attributes or {}).values(), strict=True) if names else iter([()] * len(units))
+        return [assign(unit, dict(zip(names, row, strict=True))) for unit, row in zip(units, rows, strict=True)]
+
+    def request(self, plan: RampPlan) -> VendorRequest:
+        """An approval request for the plan; the one that waits already, if there is one.
+
+        Raises
+        ------
+        FlagConflictError, FlagError
+            If the plan could not be applied, or its rollout cannot be said in a request.
+        """
+        opened = self._open(plan.ref)
+        _, old = self._planned(opened, plan, plan.created_at)
+        waiting = [
+            one for one in self.api.approvals(plan.ref.flag) if one.plan_id == plan.id and one.status == "pending"
+        ]
+        if waiting:
+            return self._handed_over(plan, opened, waiting[0])
+        record = Record(plan.after, plan.created_at.astimezone(UTC), plan.id, old.ledger_head)
+        note = {"plan": plan.id, "base": digest(old.text)[:12], "record": record.text}
+        text = f"{_comment(plan)}\n{plan.before} -> {plan.after}"
+        return self._handed_over(
+            plan, opened, self.api.ask(plan.ref.flag, self._instructions(opened, plan.after), text, note)
+        )
+
+    def kill(self, ref: FlagRef, *, now: datetime) -> Receipt:
+        """The flag turned off, whatever its version, rules or record say; then its rules are closed too.
+
+        Raises
+        ------
+        NameNotFoundError
+            If the project has no such flag.
+        ApprovalError
+            If the environment requires approvals and the token's role may not pass them by.
+        """
+        check_environment(ref, self.environment, self.name)
+        check_now(now)
+        opened = self._open(ref)
+        try:
+            before, old = self._state(ref, opened)
+            exposure, note = rules.shut(before.exposure), ""
+        except FlagError as error:
+            before, old, note = None, None, f"The state before is not known: {error}"
+            exposure = _closed(ref.flag, opened)
+        self._turn_off(ref.flag, opened)
+        record = Record(exposure, now.astimezone(UTC), "", old.ledger_head if old else "")
+        note = " ".join(part for part in (note, self._close(ref.flag, opened, record)) if part)
+        after = FlagState(
+            ref,
+            exposure,
+            self._open(ref).version,
+            enabled=False,
+            changed_at=record.changed_at,
+            bucketing=_bucketing(ref.flag, opened),
+        )
+        return Receipt(ref, "kill", before, after, now.astimezone(UTC), self.name, note)
+
+    def ledger_head(self, ref: FlagRef) -> str:
+        """The ledger's head when the flag was last pushed, empty if none was given: what to verify the ledger against."""
+        check_environment(ref, self.environment, self.name)
+        return self._state(ref, self._open(ref))[1].ledger_head
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def _open(self, ref: FlagRef) -> _Opened:
+        check_environment(ref, self.environment, self.name)
+        flag = self.api.flag(ref.flag)
+        values = as_list(as_object(as_object(flag.get("customProperties")).get(self._property)).get("value"))
+        return _Opened(flag, self.api.config(flag), str(values[0]) if values else "")
+
+    def _state(self, ref: FlagRef, opened: _Opened) -> tuple[FlagState, Record]:
+        if not opened.text:
+            raise FlagError(
+                f"flag {ref.flag!r} was not begun by expnb in environment {self.environment!r}: it carries no property {self._property!r}. Nothing was changed. Create a flag of another name."
+            )
+        record = self._current(ref.flag, opened, rules.parse_record(ref.flag, opened.text))
+        found = rules.problem(opened.flag, opened.config)
+        if found:
+            raise FlagEditedError(ref.flag, found)
+        state = FlagState(
+            ref,
+            record.exposure,
+            opened.version,
+            enabled=opened.on,
+            changed_at=record.changed_at,
+            bucketing=_bucketing(ref.flag, opened),
+        )
+        return state, record
+
+    def _current(self, flag: str, opened: _Opened, record: Record) -> Record:
+        """The record of what is served now: the one beside the flag, or that of a request which somebody applied at the vendor since."""
+        if _agrees(record, opened):
+            return record
+        done = [one for one in self.api.approvals(flag) if one.status == "completed"]
+        for _ in done:
+            follower = next((one for one in done if one.base == digest(record.text)[:12]), None)
+            if follower is None:
+                break
+            record = rules.parse_record(flag, follower.record)
+            if _agrees(record, opened):
+                return replace(record, changed_at=follower.applied_at or record.changed_at)
+        raise FlagEditedError(
+            flag, f"it does not serve what its record says ('{rules.parse_record(flag, opened.text).exposure}')"
+        )
+
+    # --- writing --------------------------------------------------------------------------------
+
+    def _planned(self, opened: _Opened, plan: RampPlan, now: datetime) -> tuple[FlagState, Record]:
+        """The flag as it is, once everything that could forbid the plan was checked."""
+        check_granularity(plan.after, 0.01)
+        rules.check_shares(plan.after)
+        state, record = self._state(plan.ref, opened)
+        if record.plan_id == plan.id and state.version != plan.base_version:
+            change = (
+                f"this very plan was pushed already, at {state.changed_at:%Y-%m-%d %H:%M} UTC: now {describe(state)}"
+            )
+            raise FlagConflictError(plan.ref.flag, plan.base_version, state.version, change)
+        check_push(plan, state, now=now)
+        if state.exposure != _LOST:  # restored after a kill that could not read it
+            check_fixed(plan.ref.flag, state.exposure, plan.after)
+        return state, record
+
+    def _operations(self, opened: _Opened, record: Record) -> list[Json]:
+        """The JSON Patch that makes this environment serve the record; nothing else is named in it."""
+        base, order = f"/environments/{self.api.environment}", rules.order_of(opened.flag)
+        wanted = rules.targeting(record.exposure, order)
+        found: list[Json] = []
+        if not rules.is_served(record.exposure, opened.flag, opened.config):
+            found += _rule_operations(base, opened.config, wanted)
+            found.append({"op": "replace", "path": f"{base}/fallthrough", "value": wanted["fallthrough"]})
+        if not opened.on:
+            found.append({"op": "replace", "path": f"{base}/on", "value": True})
+        return [*found, self._keep(opened, record)]
+
+    def _keep(self, opened: _Opened, record: Record) -> Json:
+        path = f"/customProperties/{self._property}"
+        value: Object = {"name": f"expnb in {self.api.environment}", "value": [record.text]}
+        if "customProperties" not in opened.flag:
+            return {"op": "add", "path": "/customProperties", "value": {self._property: value}}
+        return {"op": "add", "path": path, "value": value}
+
+    def _patch(self, opened: _Opened, flag: str, operations: Sequence[Json], comment: str) -> None:
+        path = f"/environments/{self.api.environment}/version"
+        guard: Object = {"op": "test", "path": path, "value": opened.config.get("version")}
+        self.api.patch(flag, [guard, *operations], comment)
+
+    def _confirmed(self, plan: RampPlan, before: FlagState, lost: str) -> FlagState:
+        try:
+            after = self.read(plan.ref)
+        except ExpnbError as error:
+            raise PushUncertainError(f"flag {plan.ref.flag!r} was written, but cannot be read back: {error}") from error
+        if (after.exposure, after.enabled) == (plan.after, True):
+            return after
+        if lost and after.version == before.version:
+            raise PushUncertainError(
+                f"the answer to the push of flag {plan.ref.flag!r} was lost, and the flag still has {describe(after)}. It was not sent twice, and may still arrive: read the flag again before anything else moves."
+            )
+        raise PushUncertainError(
+            f"flag {plan.ref.flag!r} was pushed as '{plan.after}', but reads '{describe(after)}': somebody else wrote it at once. Read it and decide again."
+        )
+
+    def _conflict(self, plan: RampPlan, before: FlagState, error: StaleError, now: datetime) -> FlagError:
+        try:
+            found = self.read(plan.ref)
+            check_push(plan, found, now=now)
+        except FlagError as moved:
+            return moved
+        if found.version == before.version and "conflict" not in str(error).casefold():
+            return error
+        change = f"still {describe(found)}; the server had another change under way"
+        return FlagConflictError(plan.ref.flag, plan.base_version, found.version, change)
+
+    def _turn_off(self, flag: str, opened: _Opened) -> None:
+        instructions: list[Json] = [{"kind": "turnFlagOff"}]
+        order = rules.order_of(opened.flag)
+        if OFF in order and opened.config.get("offVariation") != order.index(OFF):
+            instructions.insert(0, {"kind": "updateOffVariation", "variationId": _variation_id(opened, OFF)})
+        try:
+            self.api.instruct(flag, instructions, "expnb: kill")
+        except ApprovalError as error:
+            raise ApprovalError(
+                f"flag {flag!r} was NOT turned off: {error.sentence} In an emergency use a token whose role has the action bypassRequiredApproval, or turn it off by hand and have that approved: {self.api.page(opened.flag)}"
+            ) from error
+        except PushUncertainError as error:
+            if self.api.config(self.api.flag(flag)).get("on") is not False:
+                raise PushUncertainError(
+                    f"{error.sentence} It was read: flag {flag!r} is still on. Kill it again."
+                ) from error
+
+    def _close(self, flag: str, opened: _Opened, record: Record) -> str:
+        """Close the rules of a flag that is off; what kept it from that, in words."""
+        if record.exposure == _LOST:
+            return "It is off; its rules were left as they are."
+        base, order = f"/environments/{self.api.environment}", rules.order_of(opened.flag)
+        wanted = rules.targeting(record.exposure, order)
+        try:
+            self.api.patch(
+                flag,
+                [
+                    {"op": "replace", "path": f"{base}/rules", "value": wanted["rules"]},
+                    {"op": "replace", "path": f"{base}/fallthrough", "value": wanted["fallthrough"]},
+                    self._keep(opened, record),
+                ],
+                "expnb: kill, rules closed",
+            )
+        except (FlagError, ApprovalError) as error:
+            return f"It is off, but its rules could not be closed ({error}); look at them before it is turned on."
+        return ""
+
+    # --- approvals of the vendor ----------------------------------------------------------------
+
+    def _instructions(self, opened: _Opened, after: Exposure) -> list[Json]:
+        """The change as a request takes it: there, each variation can be named once only, in the flag's own order."""
+        order = rules.order_of(opened.flag)
+        served = rules.serving(after, order)
+        places = [as_object(part)["variation"] for part in as_list(as_object(served.get("rollout")).get("variations"))]
+        if places != sorted(set(map(str, places)), key=int) and list(map(str, places)) != sorted(
+            set(map(str, places)), key=int
+        ):
+            raise FlagError(
+                f"an approval request of LaunchDarkly cannot say '{after}': it names each variation once, and with {len(after.arms)} arms 'off' stands between them several times. Nothing was changed. Ramp two arms, or keep the flag in an environment that requires no approvals there."
+            )
+        what: Object = (
+            {"variationId": _variation_id(opened, order[int(str(served["variation"]))])}
+            if "variation" in served
+            else {
+                "rolloutContextKind": "user",
+                "rolloutWeights": {_variation_id(opened, name): width for name, width in rules.stretches(after)},
+            }
+        )
+        found = as_list(opened.config.get("rules"))
+        instruction: Object = {"kind": "updateFallthroughVariationOrRollout", **what}
+        if after.eligibility.audience and found:
+            instruction = {"kind": "updateRuleVariationOrRollout", "ruleId": as_object(found[0]).get("_id"), **what}
+        elif after.eligibility.audience:
+            instruction = {"kind": "addRule", "clauses": rules.clauses(after), **what}
+        turn: list[Json] = [] if opened.on else [{"kind": "turnFlagOn"}]
+        return [instruction, *turn]
+
+    def _apply_request(self, opened: _Opened, plan: RampPlan, record: Record, old: Record) -> str:
+        """Have the vendor carry out the approved request of this plan; a note for the receipt."""
+        approval = next((one for one in self.api.approvals(plan.ref.flag) if one.plan_id == plan.id), None)
+        self._check_approved(opened, plan, approval)
+        assert approval is not None  # noqa: S101 - `_check_approved` raises otherwise
+        if approval.base != digest(old.text)[:12] or not _says(approval, self._instructions(opened, plan.after)):
+            raise ApprovalError(
+                f"the approval request of the plan for flag {plan.ref.flag!r} was changed since expnb made it. Nothing was pushed. Look at it, decline it and request again: {self.api.page(opened.flag)}"
+            )
+        self.api.apply(plan.ref.flag, approval, _comment(plan))
+        try:
+            self.api.patch(plan.ref.flag, [self._keep(opened, record)], _comment(plan))
+        except (FlagError, ApprovalError) as error:
+            return f"Approved as request {approval.id}. expnb's note beside the flag could not be written ({error}); the request stands for it."
+        return f"Approved as request {approval.id}."
+
+    def _check_approved(self, opened: _Opened, plan: RampPlan, approval: Approval | None) -> None:
+        start = (
+            f"environment {self.environment!r} takes changes of flag {plan.ref.flag!r} through LaunchDarkly's approvals"
+        )
+        where = self.api.page(opened.flag)
+        if approval is None:
+            raise ApprovalError(
+                f"{start}, and none was requested for this plan. Nothing was pushed. Request it, and have it approved there."
+            )
+        if approval.review == "declined" or approval.status == "failed":
+            what = "was declined" if approval.review == "declined" else "failed there"
+            raise ApprovalError(
+                f"{start}, and the request of this plan {what}. Nothing was pushed. Read why, then decide and plan again: {where}"
+            )
+        if approval.review != "approved" or approval.status != "pending":
+            raise ApprovalError(
+                f"{start}, and the request of this plan is {approval.review} ({approval.status}). Nothing was pushed. Have somebody else approve it: {where}"
+            )
+
+    def _handed_over(self, plan: RampPlan, opened: _Opened, approval: Approval) -> VendorRequest:
+        return VendorRequest(plan.ref, plan.id, approval.id, self.api.page(opened.flag), approval.created_at)
+
+    # --- a new flag -----------------------------------------------------------------------------
+
+    def _check_spec(self, flag: FlagSpec) -> None:
+        check_variants(flag.exposure)
+        check_eligibility(
+            flag.exposure,
+            Capabilities(0.01, "native", approvals=True, audit=True, eligibility=("audience",)),
+            self.name,
+        )
+        rules.check_weights_fit(flag.exposure)
+        if not _KEY.fullmatch(flag.ref.flag):
+            raise FlagError(
+                f"a flag is called {flag.ref.flag!r}; LaunchDarkly takes letters, digits, '.', '_' and '-' only, and 256 of them at most. Nothing was changed. Rename it."
+            )
+
+    def _exists(self, flag: str) -> FlagError:
+        return FlagError(
+            f"flag {flag!r} exists already in {self.name}. Nothing was changed. Read it, or create one of another name."
+        )
+
+
+def open_address(address: Address) -> LaunchDarklyFlags:
+    """The backend at ``launchdarkly://PROJECT``, ``launchdarkly://HOST/PROJECT`` or ``launchdarkly+http://127.0.0.1:PORT/PROJECT``.
+
+    Raises
+    ------
+    FlagError
+        If it names no project or no token, or would send the token over the network in clear.
+    """
+    place = urlsplit(f"//{address.place}")
+    host, project = (_VENDOR, place.netloc) if not place.path.strip("/") else (place.netloc, place.path.strip("/"))
+    plain = address.scheme.endswith("+http")
+    if "/" in project or (plain and host == _VENDOR):
+        raise FlagError(
+            f"the address {address.url!r} names no project. Write launchdarkly://PROJECT, or launchdarkly+http://127.0.0.1:PORT/PROJECT for the fake."
+        )
+    if plain and not _is_here(place.hostname or ""):
+        raise FlagError(
+            f"the address {address.url!r} would send the token over the network in clear. Write launchdarkly://HOST/PROJECT; +http is for a server on this machine."
+        )
+    if address.token is None:
+        raise FlagError(
+            f'the flags in environment {address.environment!r} are in LaunchDarkly, which asks for a token. Name one: token = "NAME_OF_AN_ENVIRONMENT_VARIABLE".'
+        )
+    base = f"{'http' if plain else 'https'}://{host}"
+    server = FlagServer(base, f"LaunchDarkly at {base}", address.token, headers={"LD-API-Version": VERSION})
+    key = parse_qs(place.query).get("environment", [""])[0]
+    return LaunchDarklyFlags(server, project, address.environment, key=key, name=address.url)
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _new_flag(flag: FlagSpec) -> Object:
+    names = rules.variants(flag.exposure)
+    variations: list[Json] = [{"value": name, "name": name} for name in names]
+    return {
+        "key": flag.ref.flag,
+        "name": flag.ref.flag,
+        "description": "Made by expnb, which moves it. Edit it there.",
+        "temporary": True,
+        "tags": ["expnb"],
+        "variations": variations,
+        "defaults": {"onVariation": names.index(OFF), "offVariation": names.index(OFF)},
+        "customProperties": {},
+    }
+
+
+def _untouched(opened: _Opened, exposure: Exposure) -> bool:
+    """Whether a flag has these very variations, and serves "off" to everybody by nobody's decision."""
+    names = rules.order_of(opened.flag)
+    closed = replace(exposure, eligibility=replace(exposure.eligibility, audience={}))
+    return (
+        names == rules.variants(exposure)
+        and not opened.on
+        and not rules.problem(opened.flag, opened.config)
+        and rules.is_served(closed, opened.flag, opened.config)
+    )
+
+
+def _agrees(record: Record, opened: _Opened) -> bool:
+    """Whether the environment serves what the record says; a flag that is off serves nobody, with whatever rules."""
+    nobody = not opened.on and not record.exposure.enrolled and not record.exposure.serve
+    return nobody or rules.is_served(record.exposure, opened.flag, opened.config)
+
+
+def _rule_operations(base: str, config: Object, wanted: Object) -> list[Json]:
+    """Only what the rule serves, where the rule is there; its identifiers and clauses stay as they are."""
+    old, new = as_list(config.get("rules")), as_list(wanted["rules"])
+    if not old and not new:
+        return []
+    bare = [{"clauses": as_object(rule).get("clauses")} for rule in (*old, *new)]
+    if len(old) != 1 or len(new) != 1 or not _same_clauses(*bare):
+        return [{"op": "replace", "path": f"{base}/rules", "value": new}]
+    served = {key: value for key, value in as_object(new[0]).items() if key != "clauses"}
+    gone = [key for key in ("variation", "rollout") if as_object(old[0]).get(key) is not None and key not in served]
+    found: list[Json] = [{"op": "remove", "path": f"{base}/rules/0/{key}"} for key in gone]
+    return [*found, *({"op": "add", "path": f"{base}/rules/0/{key}", "value": value} for key, value in served.items())]
+
+
+def _same_clauses(old: Object, new: Object) -> bool:
+    return rules.plain_rule(old) == rules.plain_rule(new)
+
+
+def _closed(flag: str, opened: _Opened) -> Exposure:
+    """The exposure of a killed flag: whatever of its record can still be read, and nobody exposed."""
+    try:
+        exposure = rules.shut(rules.parse_record(flag, opened.text).exposure)
+    except FlagError:
+        return _LOST
+    return exposure if set(rules.variants(exposure)) <= set(rules.order_of(opened.flag)) else _LOST
+
+
+def _says(approval: Approval, instructions: Sequence[Json]) -> bool:
+    """Whether a request holds these instructions and no others; the vendor may have added identifiers to them."""
+    return len(approval.instructions) == len(instructions) and all(
+        all(found.get(key) == value for key, value in as_object(wanted).items())
+        for found, wanted in zip(approval.instructions, instructions, strict=True)
+    )
+
+
+def _variation_id(opened: _Opened, name: str) -> str:
+    variation = as_list(opened.flag.get("variations"))[rules.order_of(opened.flag).index(name)]
+    return str(as_object(variation).get("_id"))
+
+
+def _salt(opened: _Opened) -> str:
+    return str(opened.config.get("salt"))
+
+
+def _bucketing(flag: str, opened: _Opened) -> str:
+    return f"LaunchDarkly SHA1 of {flag}.{_salt(opened)}. and the context's key"
+
+
+def _comment(plan: RampPlan) -> str:
+    return f"expnb {plan.verb} of {plan.experiment}: {plan.reason} (plan {plan.id[:12]})"

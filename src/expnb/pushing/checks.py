@@ -1,0 +1,129 @@
+"""What a plan has to satisfy before its intent is recorded; nothing here changes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from expnb.decisions.decision import Decision
+from expnb.decisions.evidence import check_evidence
+from expnb.decisions.plan import RampPlan
+from expnb.errors import FlagError, PlanVoidError, RebucketedError
+from expnb.flags.base import Receipt
+from expnb.ledger.agreement import agreement, newest_registration
+from expnb.ledger.ledger import Entry, Ledger
+from expnb.ledger.reading import decisions_on, entries_on, last_step, own_entries, receipts_on
+from expnb.ledger.recorded import recorded
+from expnb.spec.experiment import Experiment
+from expnb.spec.flag import FlagState
+
+
+def check_bucketing(ledger: Ledger, state: FlagState) -> None:
+    """Raise `RebucketedError` if units are put into other buckets than at the last audited change.
+
+    A changed salt or stickiness keeps every percentage, and exposes other people: no split check sees it.
+    """
+    audited = [receipt.after.bucketing for receipt in receipts_on(ledger, state.ref) if receipt.after.bucketing]
+    if audited and state.bucketing != audited[-1]:
+        raise RebucketedError(
+            f"flag {state.ref.flag!r} puts units into buckets by {state.bucketing!r}; at its last audited change it was {audited[-1]!r}. Other people are exposed than before. Nothing was pushed. Put it back as it was, or close the gate and begin a new experiment on a new flag."
+        )
+
+
+def check_owner(ledger: Ledger, plan: RampPlan, state: FlagState) -> None:
+    """Raise `FlagError` if the flag is open for another experiment: what one learns there would not be its own."""
+    pushed = [entry for entry in entries_on(ledger, plan.ref, "outcome") if entry.body["applied"]]
+    other = str(pushed[-1].body["experiment"]) if pushed else plan.experiment
+    if other != plan.experiment and (state.exposure.treated or state.exposure.serve):
+        raise FlagError(
+            f"flag {plan.ref.flag!r} is open in {plan.ref.environment} for the experiment {other!r}; one experiment at a time moves it. Nothing was pushed. Give {plan.experiment!r} a flag of its own, or close that ramp first: `expnb rollback {other}`."
+        )
+
+
+def check_start(ledger: Ledger, plan: RampPlan, experiment: Experiment, *, approvals: bool) -> None:
+    """Raise `FlagError` unless the plan is the first rung of what was registered, on a flag that was never open."""
+    own = own_entries(ledger, experiment.name, plan.ref.environment)
+    registered = newest_registration(own)
+    if registered is None or registered.body["spec_hash"] != experiment.spec_hash:
+        raise FlagError(
+            f"the specification of {experiment.name!r} is not registered as it stands now; what is tested is agreed before anybody is exposed. Nothing was pushed. Register it: `expnb register {experiment.name}`."
+        )
+    states = [state for receipt in receipts_on(ledger, plan.ref) for state in (receipt.before, receipt.after) if state]
+    if plan.before.treated or any(state.exposure.treated or state.exposure.serve for state in states):
+        raise FlagError(
+            f"flag {plan.ref.flag!r} was open in {plan.ref.environment} before; the first rung is where nobody was exposed yet. Nothing was pushed. Decide on the data, or go back to an audited state: `expnb restore {experiment.name}`."
+        )
+    missing = agreement(experiment, own, first_day=None, approvals=approvals).missing
+    if missing:
+        raise FlagError(f"{missing[0]} Nothing was pushed.")
+    _check_first_rung(plan, experiment, own)
+
+
+def _check_first_rung(plan: RampPlan, experiment: Experiment, own: Sequence[Entry]) -> None:
+    newest = next((entry for entry in reversed(own) if entry.kind == "decision"), None)
+    if newest and newest.body["action"] == "roll_back":
+        raise FlagError(
+            f"the newest decision on {experiment.name!r} is to roll back; nobody is exposed on that. Nothing was pushed. Decide again on newer data."
+        )
+    first = replace(plan.before, enrolled=experiment.policy.percents[0])
+    if plan.before.serve or (plan.after, plan.policy_hash) != (first, experiment.policy_hash):
+        raise FlagError(
+            f"the plan ({plan.after}) is not the first rung of {experiment.name!r} as it stands now, {experiment.policy.percents[0]:g} %. Nothing was pushed. Plan again: ws.start(exp)."
+        )
+
+
+def check_restore(ledger: Ledger, plan: RampPlan) -> None:
+    """Raise `FlagError` unless a receipt shows the state that is to come back."""
+    known = [receipt.before for receipt in receipts_on(ledger, plan.ref)]
+    if not any(state is not None and state.exposure == plan.after for state in known):
+        raise FlagError(
+            f"no receipt of flag {plan.ref.flag!r} shows '{plan.after}'; only an audited state can be restored."
+        )
+
+
+def check_recorded(ledger: Ledger, plan: RampPlan, experiment: Experiment) -> tuple[Entry, Decision]:
+    """The recorded decision behind a plan, once the plan is no more than it says, and no newer decision is worse.
+
+    Raises
+    ------
+    FlagError
+        If the decision is not in the ledger, allows less, or its data carried a step already.
+    PlanVoidError
+        If the policy was changed, or a newer decision is worse.
+    """
+    recorded = decisions_on(ledger, plan.experiment, plan.ref.environment)
+    found = next((one for one in recorded if one[0].body["evidence_hash"] == plan.evidence_hash), None)
+    if found is None:
+        raise FlagError(
+            f"the decision behind this plan for {plan.experiment!r} is not in the ledger. Nothing was pushed. Decide through the workspace: ws.decide(exp, posterior)."
+        )
+    check_evidence(plan, found[1], recorded[-1][1], experiment.policy_hash)
+    last = last_step(ledger, plan.ref, recorded)
+    if last and last.fingerprint == found[1].fingerprint:
+        raise FlagError(
+            f"these data already carried a step of flag {plan.ref.flag!r}; the next one needs data that were taken there. Nothing was pushed. Decide again on newer data."
+        )
+    return found
+
+
+def check_again(plan: RampPlan, decision: Decision, again: Decision) -> None:
+    """Raise `PlanVoidError` unless the decision of now allows what the plan does: the same or better stands, worse voids it."""
+    allowed, asked = again.to.shares(), plan.after.shares()
+    control = plan.after.control
+    exceeds = any(share > allowed.get(name, 0.0) + 1e-9 for name, share in asked.items() if name != control)
+    if exceeds or (plan.after.serve and again.to.serve != plan.after.serve):
+        raise PlanVoidError(
+            plan.ref.flag,
+            f"{decision.action} {decision.variant}".strip(),
+            f"{again.action} {again.variant}".strip(),
+            " ".join(again.reasons),
+        )
+
+
+def audited(ledger: Ledger, receipt: Receipt) -> str:
+    """The experiment under which a receipt stands in the ledger; empty if it does not."""
+    for entry in reversed(entries_on(ledger, receipt.ref)):
+        # Compared as values: an older expnb recorded fewer fields.
+        if entry.body.get("receipt") and recorded(Receipt, entry.body["receipt"]) == receipt:
+            return str(entry.body["experiment"])
+    return ""
