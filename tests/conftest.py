@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import expnb as xb
+from expnb.cli import main
+from tests.flags.unleash_server import unleash  # noqa: F401 - a fixture for all folders: one server per run
 
 ROOT = Path(__file__).parents[1]
 # A suite in the background of a shell starts with interrupts ignored.
@@ -73,6 +75,20 @@ def players():
 def demo(tmp_path):
     """A demo workspace with a clock that stands still."""
     return xb.demo.make_workspace(tmp_path / "demo", clock=lambda: NOW)
+
+
+@pytest.fixture
+def run(demo, capsys, monkeypatch):
+    """Run a command in the demo workspace; exit code, output, errors."""
+    monkeypatch.chdir(demo.root)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as done:
+            main(arguments)
+        out, err = capsys.readouterr()
+        return done.value.code, out, err
+
+    return call
 
 
 @pytest.fixture(scope="session")

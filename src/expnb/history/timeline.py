@@ -9,7 +9,7 @@ from typing import cast
 
 from expnb.decisions.decision import Decision
 from expnb.decisions.plan import RampPlan
-from expnb.flags.base import Receipt, describe
+from expnb.flags.base import Receipt, VendorRequest, describe
 from expnb.history.records import plans, recorded
 from expnb.ledger.ledger import Entry
 from expnb.spec.canonical import Json
@@ -87,6 +87,7 @@ def _change(entry: Entry, plan: RampPlan | None) -> tuple[str, str]:
     if entry.body.get("receipt"):
         receipt = recorded(Receipt, entry.body["receipt"])
         act = "killed the flag" if receipt.verb == "kill" else f"pushed {receipt.verb}"
+        why = why or (f" Reason: {entry.body['reason']}" if entry.body.get("reason") else "")
         return act, f"{act}: {describe(receipt.before)} -> {describe(receipt.after)}.{why}"
     if entry.body.get("applied") is None:
         return f"pushed {verb}", f"pushed {plan or verb}; whether it was served is not known.{why}"
@@ -123,7 +124,29 @@ def _request(body: Mapping[str, Json]) -> tuple[str, str]:
 
 
 def _approval(body: Mapping[str, Json]) -> tuple[str, str]:
-    return "agreed to a plan", f"agreed to plan {str(body['plan_id'])[:8]}."
+    return "agreed to a plan", f"agreed to plan {_said(body)}"
+
+
+def _declined(body: Mapping[str, Json]) -> tuple[str, str]:
+    return "declined a plan", f"declined plan {_said(body)}"
+
+
+def _comment(body: Mapping[str, Json]) -> tuple[str, str]:
+    return "commented on a plan", f"commented on plan {_said(body)}"
+
+
+def _said(body: Mapping[str, Json]) -> str:
+    text = f": {body['text']}" if body.get("text") else "."
+    return f"{str(body['plan_id'])[:8]}{text}"
+
+
+def _vendor_request(body: Mapping[str, Json]) -> tuple[str, str]:
+    vendor = recorded(VendorRequest, body["vendor"])
+    return "asked at the flag server", f"asked at the flag server: {vendor.url} (plan {vendor.plan_id[:8]})."
+
+
+def _reason(body: Mapping[str, Json]) -> tuple[str, str]:
+    return "said why it was killed", f"said why the flag was killed: {body['reason']}"
 
 
 def _intent(body: Mapping[str, Json]) -> tuple[str, str]:
@@ -143,6 +166,10 @@ _SAYS: Mapping[str, Callable[[Mapping[str, Json]], tuple[str, str]]] = {
     "decision": _decision,
     "request": _request,
     "approval": _approval,
+    "declined": _declined,
+    "comment": _comment,
+    "vendor_request": _vendor_request,
+    "reason": _reason,
     "intent": _intent,
     "forgotten": _forgotten,
 }

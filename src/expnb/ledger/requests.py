@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from html import escape
+from typing import cast
 
 from expnb.decisions.plan import RampPlan
-from expnb.flags.base import VendorRequest
-from expnb.ledger.ledger import Entry
+from expnb.flags.base import Enforcement, VendorRequest
+from expnb.ledger.ledger import EntryKind, Ledger
 from expnb.ledger.recorded import recorded
 
-REQUEST_KINDS = ("request", "approval", "declined", "comment", "vendor_request")
+_KINDS: tuple[EntryKind, ...] = ("request", "approval", "declined", "comment", "vendor_request")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class ChangeRequest:
         Oldest first; one decline stops the plan.
     vendor : VendorRequest, optional
         The request at a backend that has approvals of its own.
+    enforcement : {"unenforced", "enforced"}
+        Whether roles and approvals were checked by a service that the one who asked does not own.
     """
 
     plan: RampPlan
@@ -50,9 +52,10 @@ class ChangeRequest:
     declines: tuple[Answer, ...] = ()
     comments: tuple[Answer, ...] = ()
     vendor: VendorRequest | None = None
+    enforcement: Enforcement = "unenforced"
 
     def __str__(self) -> str:
-        lines = [f"{self.plan} (requested by {self.author}, plan {self.plan.id[:12]})"]
+        lines = [f"{self.plan} (requested by {self.author}, plan {self.plan.id[:12]}, {self.enforcement})"]
         lines += [f"  {what}: {answer}" for what, answers in self._answers for answer in answers]
         if self.vendor:
             lines.append(f"  to be approved at {self.vendor.url}")
@@ -68,6 +71,7 @@ class ChangeRequest:
         ]
         rows += [(what, str(answer)) for what, answers in self._answers for answer in answers]
         rows += [("to be approved at", self.vendor.url)] if self.vendor else []
+        rows.append(("roles and approvals", self.enforcement))
         cells = (f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
         return f"<table><tbody>{''.join(cells)}</tbody></table>"
 
@@ -76,29 +80,32 @@ class ChangeRequest:
         return ("approved", self.approvals), ("declined", self.declines), ("comment", self.comments)
 
 
-def change_requests(entries: Iterable[Entry], environment: str) -> list[ChangeRequest]:
-    """The requests among entries that hold in an environment, oldest first; each plan once."""
-    known: dict[str, ChangeRequest] = {}
+def change_requests(ledger: Ledger, environment: str) -> list[ChangeRequest]:
+    """The requests of an environment with their answers, oldest first; each plan once."""
+    known: dict[str, ChangeRequest] = {}  # without their answers
     heard: dict[tuple[str, str], list[Answer]] = {}
     vendors: dict[str, VendorRequest] = {}
-    for entry in entries:
-        if entry.kind not in REQUEST_KINDS or entry.body.get("environment") != environment:
+    for entry in sorted((one for kind in _KINDS for one in ledger.entries(kind=kind)), key=lambda one: one.seq):
+        if entry.body.get("environment") != environment:
             continue
         plan_id, who = str(entry.body["plan_id"]), str(entry.body["actor"])
         if entry.kind == "request" and plan_id not in known:
-            known[plan_id] = ChangeRequest(recorded(RampPlan, entry.body["plan"]), who, entry.happened_at)
+            said = cast("Enforcement", entry.body.get("enforcement", "unenforced"))
+            known[plan_id] = ChangeRequest(
+                recorded(RampPlan, entry.body["plan"]), who, entry.happened_at, enforcement=said
+            )
         elif entry.kind == "vendor_request":
             vendors[plan_id] = recorded(VendorRequest, entry.body["vendor"])
         elif entry.kind != "request":
             answers = heard.setdefault((entry.kind, plan_id), [])
             answers.append(Answer(who, entry.happened_at, str(entry.body.get("text", ""))))
     return [
-        ChangeRequest(
-            one.plan,
-            one.author,
-            one.requested_at,
-            *(tuple(heard.get((kind, plan_id), ())) for kind in ("approval", "declined", "comment")),
-            vendors.get(plan_id),
+        replace(
+            one,
+            approvals=tuple(heard.get(("approval", plan_id), ())),
+            declines=tuple(heard.get(("declined", plan_id), ())),
+            comments=tuple(heard.get(("comment", plan_id), ())),
+            vendor=vendors.get(plan_id),
         )
         for plan_id, one in known.items()
     ]

@@ -67,8 +67,8 @@ class ChangeControl:
 
     def requests(self) -> list[ChangeRequest]:
         """What others were asked to agree to and can still be pushed, oldest first."""
-        asked = change_requests(self._ledger.entries(), self.environment)
-        closed = self._pushed_plans()
+        closed = {entry.body["plan_id"] for entry in self._ledger.entries(kind="outcome") if entry.body["applied"]}
+        asked = change_requests(self._ledger, self.environment)
         return [one for one in asked if one.plan.expires_at > self._now and one.plan.id not in closed]
 
     def request(self, plan: RampPlan) -> Entry:
@@ -138,7 +138,7 @@ class ChangeControl:
         self.settle(plan.ref)
         self._check(plan)
         facts = self._facts(plan)
-        intent = self._record("intent", facts | {"plan": plan, "enforcement": self.enforcement})
+        intent = self._record("intent", facts | {"plan": plan})
         facts |= {"intent": intent.seq}
         receipt = replace(self._push(plan, intent, facts), enforcement=self.enforcement)
         try:
@@ -274,10 +274,11 @@ class ChangeControl:
 
     # --- after a crash ----------------------------------------------------------------------------
 
-    def unsettled(self) -> list[Entry]:
-        """Intents of this environment without an outcome, oldest first; one may still be on its way."""
-        closed = {entry.body["intent"] for entry in self._ledger.entries(kind="outcome")}
-        intents = self._ledger.entries(kind="intent")
+    def unsettled(self, ref: FlagRef | None = None) -> list[Entry]:
+        """Intents of this environment without an outcome, of one flag or all, oldest first; one may still be on its way."""
+        flag = ref.flag if ref else None
+        closed = {entry.body["intent"] for entry in self._ledger.entries(kind="outcome", flag=flag)}
+        intents = self._ledger.entries(kind="intent", flag=flag)
         return [
             entry for entry in intents if entry.seq not in closed and entry.body.get("environment") == self.environment
         ]
@@ -289,8 +290,8 @@ class ChangeControl:
         """
         return [
             self._settled(entry, recorded(RampPlan, entry.body["plan"]))
-            for entry in self.unsettled()
-            if self._now - entry.recorded_at >= IN_FLIGHT and (ref is None or entry.body["flag"] == ref.flag)
+            for entry in self.unsettled(ref)
+            if self._now - entry.recorded_at >= IN_FLIGHT
         ]
 
     def _settled(self, intent: Entry, plan: RampPlan) -> Entry:
@@ -354,7 +355,7 @@ class ChangeControl:
         check_requires(plan, self.table.approvals, newest[-1][1] if newest else decision)
 
     def _check_requested(self, plan: RampPlan) -> None:
-        if not any(one.plan.id == plan.id for one in change_requests(self._ledger.entries(), self.environment)):
+        if not any(one.plan.id == plan.id for one in change_requests(self._ledger, self.environment)):
             raise FlagError(
                 f"nobody requested the plan {plan.id[:12]}; there is nothing to answer. Ask its author to request it."
             )
@@ -373,9 +374,6 @@ class ChangeControl:
     def _valid_for(self) -> timedelta:
         return timedelta(hours=self.table.max_age_hours)
 
-    def _pushed_plans(self) -> set[str]:
-        return {str(entry.body["plan_id"]) for entry in self._ledger.entries(kind="outcome") if entry.body["applied"]}
-
     def _allow(self, act: str) -> None:
         check_role(act, self.actor, self.table.roles, self.environment)
 
@@ -390,4 +388,5 @@ class ChangeControl:
             "environment": plan.ref.environment,
             "actor": self.actor,
             "plan_id": plan.id,
+            "enforcement": self.enforcement,
         }

@@ -1,0 +1,111 @@
+"""Change requests: who asks, who answers, and what an answer is bound to."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from tests.test_workspace import decided, with_roles
+
+from expnb import errors
+from expnb.spec.workspace_file import ApprovalRule
+
+
+def with_rules(ws, actor, *rules):
+    """The workspace with other approval rules, under another name; somebody agreed to what was registered late."""
+    other = with_roles(ws, actor, need=1)
+    table = replace(other.config.environments["production"], approvals=rules)
+    return replace(other, config=replace(other.config, environments={"production": table}))
+
+
+@pytest.fixture
+def requested(ana):
+    plan = ana.plan(decided(ana, "email_campaign")[1])
+    ana.request(plan)
+    return plan
+
+
+def test_a_request_keeps_who_asked_and_every_answer(ana, ben, requested):
+    ben.comment(requested, "Is the sample ratio fine?")
+    ana.comment(requested, "It is.")
+    ben.approve(requested, comment="Go.")
+    (asked,) = ana.requests()
+    assert (asked.plan, asked.author) == (requested, "ana")
+    assert [(one.who, one.text) for one in asked.comments] == [("ben", "Is the sample ratio fine?"), ("ana", "It is.")]
+    assert [(one.who, one.text) for one in asked.approvals] == [("ben", "Go.")]
+    assert "Is the sample ratio fine?" in str(asked)
+    assert "<table>" in asked._repr_html_()
+
+
+def test_one_decline_stops_a_plan_for_good(demo, ana, ben, requested):
+    ben.approve(requested)
+    with_roles(demo, "carl", need=1).decline(requested, reason="Not before the holidays.")
+    with pytest.raises(errors.ApprovalError, match="carl declined the plan"):
+        ana.apply(requested)
+    ana.request(requested)
+    with pytest.raises(errors.ApprovalError, match="carl declined the plan"):
+        ana.apply(requested)
+
+
+@pytest.mark.parametrize("say", [lambda ws, plan: ws.decline(plan, reason=" "), lambda ws, plan: ws.comment(plan, "")])
+def test_an_answer_says_something(ben, requested, say):
+    with pytest.raises(errors.SpecError, match="Write one sentence"):
+        say(ben, requested)
+    assert not ben.ledger.entries(kind="declined")
+
+
+def test_only_what_was_requested_can_be_answered(ana, ben):
+    plan = ana.plan(decided(ana, "email_campaign")[1])
+    with pytest.raises(errors.FlagError, match="nobody requested"):
+        ben.decline(plan, reason="no")
+
+
+def test_what_was_pushed_or_is_too_old_waits_no_longer(ana, ben, requested):
+    late = replace(ana, clock=lambda: requested.expires_at + timedelta(seconds=1))
+    assert late.requests() == []
+    ben.approve(requested)
+    ana.apply(requested)
+    assert ana.requests() == []
+
+
+def test_a_plan_is_void_after_the_age_that_the_environment_allows(demo):
+    table = replace(demo.config.environments["production"], max_age_hours=2)
+    strict = replace(demo, config=replace(demo.config, environments={"production": table}))
+    plan = strict.plan(decided(strict, "email_campaign")[1])
+    assert plan.expires_at - plan.created_at == timedelta(hours=2)
+
+
+def test_a_rule_for_shipping_does_not_hold_for_a_step(demo):
+    rule = ApprovalRule(verb="ship", need=2, requires=("guardrail", "sample_ratio"))
+    ana = with_rules(demo, "ana", rule)
+    plan = ana.plan(decided(ana, "email_campaign")[1])
+    assert ana.approvals_needed(plan) == 0
+    served = replace(plan, after=replace(plan.after, serve="Mens E-Mail"))
+    assert ana.approvals_needed(served) == 2
+    assert ana.approvals_needed(replace(served, verb="restore")) == 2
+
+
+def test_what_the_environment_requires_has_to_be_met_at_the_push(demo, ana):
+    rule = ApprovalRule(verb="ramp_up", need=0, requires=("fresh",))
+    strict = with_rules(demo, "ana", rule)
+    plan = strict.plan(decided(strict, "email_campaign")[1])
+    with pytest.raises(errors.ApprovalError, match="asks that the rule 'fresh' is met"):
+        strict.apply(plan)
+    easy = with_rules(demo, "ana", replace(rule, requires=("min_units",)))
+    assert easy.apply(plan).after.exposure.enrolled == 50
+
+
+@pytest.mark.parametrize(
+    ("written", "problem"),
+    [
+        ({}, "one of above_treated and verb"),
+        ({"above_treated": 5, "verb": "ship"}, "one of above_treated and verb"),
+        ({"verb": "shipp"}, "Did you mean 'ship'"),
+        ({"above_treated": 500}, "between 0 and 100"),
+        ({"verb": "ship", "need": 0}, "need = 0"),
+        ({"verb": "ship", "need": -1}, "need = -1"),
+        ({"verb": "ship", "requires": ("guardrails",)}, "Did you mean 'guardrail'"),
+    ],
+)
+def test_a_rule_that_means_nothing_is_refused(written, problem):
+    with pytest.raises((errors.SpecError, errors.PercentError), match=problem):
+        ApprovalRule(**written)
