@@ -29,9 +29,11 @@ from expnb.errors import (
 )
 from expnb.flags.address import connect
 from expnb.flags.base import FlagBackend, Receipt
+from expnb.flags.secret import Secret
 from expnb.ledger.agreement import Agreement, agreement, loosened_since, newest_registration, to_agree
 from expnb.ledger.approvals import check_role
 from expnb.ledger.ledger import Entry, EntryKind, Ledger
+from expnb.ledger.notify import Notifier
 from expnb.ledger.reading import decisions_on, last_step, own_entries
 from expnb.ledger.recorded import recorded as _recorded
 from expnb.ledger.recorder import Recorder
@@ -482,7 +484,9 @@ class Workspace:
     @cached_property
     def ledger(self) -> Ledger:
         """The record of what was decided and done."""
-        url = self.config.ledger.url
+        url, connection = self.config.ledger.url, self.config.ledger.connection
+        if connection:
+            return Ledger(connection=connection)
         return Ledger(
             f"sqlite:///{self.root / url.removeprefix('sqlite:///')}" if url.startswith("sqlite:///") else url
         )
@@ -642,6 +646,7 @@ class Workspace:
     @cached_property
     def control(self) -> ChangeControl:
         """Requests, approvals, pushes and kills in this environment, in the name of the actor."""
+        told = self.config.notify
         return ChangeControl(
             flags=self.flags,
             recorder=self._recorder,
@@ -650,7 +655,7 @@ class Workspace:
             actor=self.actor,
             experiment=self.experiment,
             retake=self._retake,
-            tell=self._tell,
+            notifier=Notifier(Secret(told.webhook) if told.webhook else None, told.on),
         )
 
     def approvals_needed(self, plan: RampPlan) -> int:
@@ -779,9 +784,6 @@ class Workspace:
     @cached_property
     def _recorder(self) -> Recorder:
         return Recorder(self.ledger, self.clock, self.root / SPOOL)
-
-    def _tell(self, what: str, about: RampPlan | Receipt, entry: Entry) -> None:
-        """Others are told; that they cannot be is a warning, and never stops what was done."""
 
     def _retake(self, entry: Entry, decision: Decision, state: FlagState) -> Decision:
         """A recorded decision taken again: on its data as they are now, at this time.

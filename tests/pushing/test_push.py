@@ -6,7 +6,6 @@ from datetime import timedelta
 import pandas as pd
 import pytest
 from tests.pushing.conftest import Wire, over
-from tests.test_workspace import decided
 
 from expnb import errors
 from expnb.flags.base import Receipt

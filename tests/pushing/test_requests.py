@@ -1,13 +1,17 @@
 """Change requests: who asks, who answers, and what an answer is bound to."""
 
+import json
+import re
+import threading
 from dataclasses import replace
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from tests.test_workspace import decided, with_roles
 
 from expnb import errors
-from expnb.spec.workspace_file import ApprovalRule
+from expnb.spec.workspace_file import ApprovalRule, NotifyTable
 
 
 def with_rules(ws, actor, *rules):
@@ -109,3 +113,56 @@ def test_what_the_environment_requires_has_to_be_met_at_the_push(demo, ana):
 def test_a_rule_that_means_nothing_is_refused(written, problem):
     with pytest.raises((errors.SpecError, errors.PercentError), match=problem):
         ApprovalRule(**written)
+
+
+# --- who is told ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """A real web server on loopback, as a chat would be; what was posted to it."""
+    heard = []
+
+    class Chat(BaseHTTPRequestHandler):
+        def do_POST(self):
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Chat)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("TEAM_CHAT", f"http://127.0.0.1:{server.server_port}/hook")
+    yield heard
+    server.shutdown()
+    server.server_close()
+
+
+def telling(ws):
+    return replace(ws, config=replace(ws.config, notify=NotifyTable(webhook="TEAM_CHAT")))
+
+
+def test_every_act_is_told_with_the_head_of_the_ledger(ana, ben, told):
+    ana, ben = telling(ana), telling(ben)
+    plan = ana.plan(decided(ana, "email_campaign")[1])
+    ana.request(plan)
+    ben.approve(plan)
+    ana.apply(plan)
+    ana.roll_back(ana.experiment("email_campaign"), reason="a <complaint>")
+    ana.kill("email_campaign", reason="another one")
+    assert [line.split(":")[0] for line in told] == ["*request*", "*approval*", "*push*", "*roll back*", "*kill*"]
+    assert all("unenforced" in text for text in told)
+    assert "a &lt;complaint&gt;" in told[3]
+    heads = [re.search(r"ledger head (\w+)", text)[1] for text in told]
+    assert heads[-1] == ana.ledger.head()
+    for head in heads:
+        ana.ledger.verify(against=head)
+
+
+def test_a_roll_back_is_done_whether_or_not_anybody_can_be_told(ana, monkeypatch):
+    monkeypatch.setenv("TEAM_CHAT", "http://127.0.0.1:9/hook")
+    with pytest.warns(RuntimeWarning, match="Nobody was told of this roll back"):
+        receipt = telling(ana).roll_back(ana.experiment("email_campaign"), reason="a doubt")
+    assert receipt.after.exposure.enrolled == 0

@@ -5,6 +5,7 @@ A push is INTENT -> push -> read back -> sample units -> OUTCOME. A lost answer 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from typing import Final
 from expnb.decisions.decision import Decision
 from expnb.decisions.plan import RampPlan, plan_change
 from expnb.errors import ExpnbError, FlagError, LedgerError, PushUncertainError, SpecError
-from expnb.flags.base import Enforcement, FlagBackend, Receipt
+from expnb.flags.base import Enforcement, FlagBackend, Receipt, describe
 from expnb.flags.split import check_split, serve_sample
 from expnb.ledger.approvals import (
     approvals_needed,
@@ -25,6 +26,7 @@ from expnb.ledger.approvals import (
     check_role,
 )
 from expnb.ledger.ledger import Entry, EntryKind, Ledger
+from expnb.ledger.notify import Act, Event, Notifier
 from expnb.ledger.reading import decisions_on, receipts_on
 from expnb.ledger.recorded import recorded
 from expnb.ledger.recorder import Recorder, keep_for_later
@@ -49,8 +51,8 @@ class ChangeControl:
         An experiment of the workspace by its name.
     retake : callable
         Takes a recorded decision again: on the data of now, at this time.
-    tell : callable
-        Tells others what happened: "request", "approval", "push", "roll_back" or "kill", what, and its entry. It must neither raise nor take long.
+    notifier : Notifier
+        Tells others what was done; that it cannot is a warning, and stops nothing.
     """
 
     flags: FlagBackend
@@ -60,7 +62,7 @@ class ChangeControl:
     actor: str
     experiment: Callable[[str], Experiment]
     retake: Callable[[Entry, Decision, FlagState], Decision]
-    tell: Callable[[str, RampPlan | Receipt, Entry], None]
+    notifier: Notifier
     enforcement: Enforcement = "unenforced"
 
     # --- requests -------------------------------------------------------------------------------
@@ -81,7 +83,7 @@ class ChangeControl:
         entry = self._record("request", self._facts(plan) | {"plan": plan})
         if plan.raises_treated and self.flags.capabilities.approvals:
             self._record("vendor_request", self._facts(plan) | {"vendor": self.flags.request(plan)})
-        self.tell("request", plan, entry)
+        self._tell("request", plan, entry)
         return entry
 
     def approve(self, plan: RampPlan, *, comment: str = "") -> Entry:
@@ -89,7 +91,7 @@ class ChangeControl:
         self._allow("approve")
         check_approver(self._ledger, plan, self.actor)
         entry = self._record("approval", self._facts(plan) | {"text": comment})
-        self.tell("approval", plan, entry)
+        self._tell("approval", plan, entry)
         return entry
 
     def decline(self, plan: RampPlan, *, reason: str) -> Entry:
@@ -149,7 +151,7 @@ class ChangeControl:
                 f"flag {plan.ref.flag!r} was pushed and read back ({receipt.after.exposure}), but no sample unit could be evaluated: {error} The push is recorded; look at the flag before anything else moves."
             ) from error
         outcome = self._record("outcome", facts | {"applied": True, "receipt": receipt, "sample": split})
-        self.tell("roll_back" if plan.verb == "roll_back" else "push", plan, outcome)
+        self._tell("roll_back" if plan.verb == "roll_back" else "push", plan, outcome)
         check_split(receipt.after, split)
         return receipt
 
@@ -229,13 +231,27 @@ class ChangeControl:
             "receipt": receipt,
         }
         facts |= {"reason": reason} if reason.strip() else {}
+        head = "not recorded yet"
         try:
-            entry = self._record("kill", facts)
+            head = self._record("kill", facts).hash
         except (LedgerError, OSError):
             with suppress(OSError):  # the kill is done; where nothing can be written, its receipt is all there is
                 keep_for_later(self.recorder.spool, facts, now)
-        else:
-            self.tell("kill", receipt, entry)
+        self._say(
+            Event(
+                act="kill",
+                experiment=name,
+                flag=flag,
+                environment=self.environment,
+                verb="kill",
+                before=describe(receipt.before),
+                after=describe(receipt.after),
+                actor=self.actor,
+                ledger_head=head,
+                enforcement=self.enforcement,
+                reason=reason,
+            )
+        )
         return receipt
 
     def unexplained_kills(self, flag: str = "") -> list[Entry]:
@@ -390,3 +406,11 @@ class ChangeControl:
             "plan_id": plan.id,
             "enforcement": self.enforcement,
         }
+
+    def _tell(self, act: Act, plan: RampPlan, entry: Entry) -> None:
+        self._say(Event.of_plan(act, plan, actor=self.actor, ledger_head=entry.hash, enforcement=self.enforcement))
+
+    def _say(self, event: Event) -> None:
+        problem = self.notifier.tell(event)
+        if problem:
+            warnings.warn(problem, RuntimeWarning, stacklevel=5)
