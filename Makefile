@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo lab test lint types check bench notebooks lock clean
+.PHONY: demo lab test lint types check bench faults notebooks lock clean
 
 demo: $(READY)  ## the main job on two real experiments, in demo/
 	$(BIN)/expnb demo demo
@@ -27,6 +27,9 @@ check: lint types test
 
 bench: $(READY)  ## writes bench/results.json, from which every number in the docs comes
 	$(BIN)/python -m bench
+
+faults: $(READY)  ## kills, races and dead servers at full length; writes bench/results.json and docs/reliability.md
+	$(BIN)/python -m bench faults
 
 notebooks: $(READY)  ## run the worked examples again and save what they show
 	EXPNB_STATIC=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb

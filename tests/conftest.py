@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.flags.unleash_server import unleash  # noqa: F401 - a fixture for all folders: one server per run
 
 import expnb as xb
 from expnb.cli import main
-from tests.flags.unleash_server import unleash  # noqa: F401 - a fixture for all folders: one server per run
 
 ROOT = Path(__file__).parents[1]
 # A suite in the background of a shell starts with interrupts ignored.

@@ -352,6 +352,16 @@ class FlagConflictError(FlagError):
         )
 
 
+class FlagRaceError(FlagConflictError):
+    """Somebody else changed the flag in the moment of the push; theirs came first, and ours was taken back."""
+
+    def _sentence(self) -> str:
+        return (
+            f"flag {self.flag!r} changed in the moment of the push: planned on version {self.planned}, but {self.change} came first, as version {self.found}. "
+            "Your change stood for a moment and was taken back: the flag serves theirs. Look at that change, then decide and plan again."
+        )
+
+
 class FlagEditedError(FlagError):
     """What a flag serves is not what its own metadata says."""
 
@@ -401,6 +411,20 @@ class PushUncertainError(FlagError):
     """What a backend holds after a push is not what was asked for, or cannot be read."""
 
     runbook = "uncertain"
+
+
+class AnswerLostError(PushUncertainError):
+    """A change was sent to a flag server, and no answer says what became of it."""
+
+    def __init__(self, server: str, how: str, under_way: bool) -> None:  # noqa: FBT001 - all of it survives pickling
+        super().__init__(server, how, under_way)
+        self.server, self.how = server, how
+        self.under_way = under_way  # the server may still be working on it
+
+    def _sentence(self) -> str:
+        return (
+            f"{self.server} {self.how} after a change was sent; it may be done. Nothing is sent twice: read the flag."
+        )
 
 
 # --- ledger ----------------------------------------------------------------------------------

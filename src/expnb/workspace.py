@@ -34,7 +34,7 @@ from expnb.ledger.agreement import Agreement, agreement, loosened_since, newest_
 from expnb.ledger.approvals import check_role
 from expnb.ledger.ledger import Entry, EntryKind, Ledger
 from expnb.ledger.notify import Notifier
-from expnb.ledger.reading import decisions_on, last_step, own_entries
+from expnb.ledger.reading import decisions, entries_of, entries_on, last_step
 from expnb.ledger.recorded import recorded as _recorded
 from expnb.ledger.recorder import Recorder
 from expnb.ledger.requests import ChangeRequest
@@ -106,7 +106,7 @@ def open_workspace(
         )
     if name not in config.environments:
         raise NameNotFoundError("environment", name, list(config.environments))
-    places = {other: _place(root, table.flags) for other, table in config.environments.items()}
+    places = {other: _place(root, table.flags, other) for other, table in config.environments.items()}
     shared = [other for other, place in places.items() if place == places[name]]
     if len(shared) > 1:
         raise SpecError(
@@ -121,10 +121,12 @@ def open_workspace(
     )
 
 
-def _place(root: Path, flags: str) -> str:
-    """Where flags are, whatever way the path to a file is written."""
+def _place(root: Path, flags: str, environment: str) -> str:
+    """Where the flags of an environment are: a file, whatever way its path is written; elsewhere an environment of the server."""
     scheme, _, rest = flags.partition(":")
-    return f"{scheme}:{(root / rest).resolve()}" if scheme == "flagd" else flags
+    if scheme == "flagd":
+        return f"{scheme}:{(root / rest).resolve()}"
+    return flags if "environment=" in flags else f"{flags} {environment}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,7 +323,7 @@ class Workspace:
         excluding : str
             Name of an experiment to leave out.
         """
-        return _effects(self.ledger.entries(kind="look"), excluding)
+        return _effects(self.ledger.newest("look"), excluding)
 
     def prior(self, about: Experiment | Metric | str) -> Prior:
         """The prior on the effect on a metric, or on the goal of an experiment.
@@ -352,19 +354,18 @@ class Workspace:
 
     def _priors(self, experiment: Experiment) -> Mapping[str, Prior]:
         """The prior of every metric that names none: the pinned one, else one that is learnt, else the default."""
-        looks = self.ledger.entries(kind="look")
-        pinned = self._pinned(experiment, looks)
+        pinned = self._pinned(experiment)
         new = [metric for metric in experiment.metrics if metric.name not in pinned]
-        if not new or len({entry.body["experiment"] for entry in looks}) < LEAST:
+        looks = self.ledger.newest("look") if new else []
+        if not new or len(looks) < LEAST:
             return pinned
         past = _effects(looks, experiment.name)
         return {**pinned, **{metric.name: learnt_or_default(past, metric.name, metric.kind) for metric in new}}
 
-    def _pinned(self, experiment: Experiment, looks: Sequence[Entry]) -> Mapping[str, Prior]:
+    def _pinned(self, experiment: Experiment) -> Mapping[str, Prior]:
         """The priors of the newest registration or look; empty before both."""
-        own = [entry for entry in looks if entry.body["experiment"] == experiment.name]
-        registered = self._last("registered", experiment.name)
-        newest = max((*own, *((registered,) if registered else ())), key=lambda entry: entry.seq, default=None)
+        known = [self.ledger.last(kind=kind, experiment=experiment.name) for kind in ("look", "registered")]
+        newest = max((entry for entry in known if entry), key=lambda entry: entry.seq, default=None)
         if newest is None:
             return {}
         if "priors" not in newest.body:  # written before priors were learnt: the default held
@@ -394,7 +395,7 @@ class Workspace:
             If the actor lacks the role.
         """
         self._allow("register")
-        entries = own_entries(self.ledger, experiment.name, self.environment)
+        entries = entries_of(self.ledger, experiment.name, self.environment)
         last = newest_registration(entries)
         # Older registrations lack their author, or the specification itself: nobody can agree to those.
         if last and last.body["spec_hash"] == experiment.spec_hash and {"actor", "spec"} <= last.body.keys():
@@ -429,7 +430,7 @@ class Workspace:
             If it is not registered as it stands, or this actor is its author, anonymous, or lacks the role.
         """
         self._allow("approve")
-        registered = to_agree(experiment, own_entries(self.ledger, experiment.name, self.environment), self.actor)
+        registered = to_agree(experiment, entries_of(self.ledger, experiment.name, self.environment), self.actor)
         facts = {"registration": registered.seq, "spec_hash": experiment.spec_hash}
         return self._record(
             "agreed", {"experiment": experiment.name, "environment": self.environment, "actor": self.actor, **facts}
@@ -527,20 +528,21 @@ class Workspace:
         RuntimeWarning
             If the cells cannot be kept; the decision stands.
         """
-        own = own_entries(self.ledger, experiment.name, self.environment)
+        own = entries_of(self.ledger, experiment.name, self.environment)
         seen = {entry.body["fingerprint"]: entry for entry in own if entry.kind == "look"}
         is_new = posterior.fingerprint not in seen
         look = _looks(own) + 1 if is_new else _look_at(posterior.fingerprint, seen[posterior.fingerprint], own)
         agreed = self._agreement(experiment, own, posterior.first_day)
-        recorded = decisions_on(self.ledger, experiment.name, self.environment)
-        before = last_step(self.ledger, self.ref(experiment), recorded)
+        recorded = decisions(own)
+        before = last_step(entries_on(self.ledger, self.ref(experiment)), recorded)
         agreed_on = [(past, one) for past, one in recorded if not any(rule.name == "agreement" for rule in one.rules)]
         others = [(past, one) for past, one in reversed(agreed_on) if one.fingerprint != posterior.fingerprint]
         judged_in, judged = next(((past, one) for past, one in others if was_judged(one)), (None, None))
-        unagreed = (*agreed.missing, *_other_prior(experiment, posterior))
+        state = self.flag(experiment)
+        unagreed = (*agreed.missing, *_other_prior(experiment, posterior), *_other_audience(experiment, state))
         ask = partial(
             decide,
-            flag=self.flag(experiment),
+            flag=state,
             looks=look,
             now=self.clock(),
             before=before.units if before else None,
@@ -594,7 +596,7 @@ class Workspace:
 
         Once these data were looked at, each policy that is tried counts as a look of its own: who may choose the threshold after seeing the data can choose the answer.
         """
-        own = own_entries(self.ledger, experiment.name, self.environment)
+        own = entries_of(self.ledger, experiment.name, self.environment)
         tried = replace(experiment, policy=policy)
         facts = {"fingerprint": posterior.fingerprint, "policy_hash": tried.policy_hash}
         looked = [entry for entry in own if entry.kind == "look"]
@@ -602,8 +604,8 @@ class Workspace:
         if looked and not known and tried.policy_hash != self.experiment(experiment.name).policy_hash:
             view = {"experiment": experiment.name, "environment": self.environment, "actor": self.actor, **facts}
             own.append(self._record("view", view))
-        recorded = decisions_on(self.ledger, experiment.name, self.environment)
-        before = last_step(self.ledger, self.ref(experiment), recorded)
+        recorded = decisions(own)
+        before = last_step(entries_on(self.ledger, self.ref(experiment)), recorded)
         return decide(
             tried,
             posterior,
@@ -633,7 +635,8 @@ class Workspace:
             now=self.clock(),
             valid_for=timedelta(hours=self._table.max_age_hours),
         )
-        check_start(self.ledger, plan, experiment, approvals=bool(self._table.approvals))
+        own = entries_of(self.ledger, experiment.name, self.environment)
+        check_start(entries_on(self.ledger, state.ref), own, plan, experiment, approvals=bool(self._table.approvals))
         return plan
 
     def plan(self, decision: Decision, *, to: float | None = None) -> RampPlan:
@@ -808,9 +811,8 @@ class Workspace:
         from expnb.posterior.fit import fit_exact  # noqa: PLC0415 - scipy, which lowering does not need
 
         prior = None if facts["prior"] is None else _recorded(Prior, facts["prior"])
-        known = decisions_on(self.ledger, experiment.name, self.environment)
-        judged = next((one for past, one in known if past.body["evidence_hash"] == facts["judged"]), None)
-        own = own_entries(self.ledger, experiment.name, self.environment)
+        own = entries_of(self.ledger, experiment.name, self.environment)
+        judged = next((one for past, one in decisions(own) if past.body["evidence_hash"] == facts["judged"]), None)
         posterior = fit_exact(experiment, cells, prior=prior) if prior is not None else fit_exact(experiment, cells)
         return decide(
             experiment,
@@ -823,6 +825,7 @@ class Workspace:
             unagreed=(
                 *self._agreement(experiment, own, posterior.first_day).missing,
                 *_other_prior(experiment, posterior),
+                *_other_audience(experiment, state),
             ),
         )
 
@@ -844,15 +847,11 @@ class Workspace:
 
     def _registered_metrics(self, experiment: Experiment) -> Registered:
         """Version and definition of the metrics at the newest registration; empty without one."""
-        entry = self._last("registered", experiment.name)
+        entry = self.ledger.last(kind="registered", experiment=experiment.name)
         return cast("Registered", entry.body.get("metrics", {})) if entry else {}
 
     def _agreement(self, experiment: Experiment, own: Sequence[Entry], first_day: date | None) -> Agreement:
         return agreement(experiment, own, first_day=first_day, approvals=bool(self._table.approvals))
-
-    def _last(self, kind: EntryKind, experiment: str) -> Entry | None:
-        entries = self.ledger.entries(kind=kind, experiment=experiment)
-        return entries[-1] if entries else None
 
     def _record(self, kind: EntryKind, body: Mapping[str, object]) -> Entry:
         return self._recorder.record(kind, body)
@@ -903,6 +902,13 @@ def _other_prior(experiment: Experiment, posterior: Posterior) -> Iterator[str]:
     given, own = posterior.given_prior, experiment.prior_on(experiment.goal.name)
     if given is not None and given != own:
         yield f"The posterior was fitted under the prior {given.id} in place of the experiment's own, {own.id}, and nobody agreed to that. Fit without `prior=`, or write it into the file and register it."
+
+
+def _other_audience(experiment: Experiment, state: FlagState) -> Iterator[str]:
+    """That the flag lets in others than the experiment says; a holdout may have grown since."""
+    own, flag = (replace(who, holdout=0.0) for who in (experiment.eligibility, state.exposure.eligibility))
+    if own != flag:
+        yield f"The flag lets in {flag}, the experiment says {own}; the data are of other units than the flag serves. Write into the file what the flag has."
 
 
 def _what_holds(agreed: Experiment | None, posterior: Posterior) -> Iterator[tuple[Experiment, Posterior]]:

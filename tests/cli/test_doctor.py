@@ -85,6 +85,12 @@ def test_logged_exposures_are_held_against_what_the_ledger_says_was_served(run, 
     assert "hash generation 3, but the flag is made for generation 2" in out
 
 
+def test_exposures_from_before_the_first_push_through_the_workspace_are_in_order(run, log_of):
+    log = log_of("2")
+    assert run("rollback", "gate_position", "--reason", "Too many complaints.")[0] == 0
+    assert run("doctor", "gate_position", "--exposures", log)[0] == 0
+
+
 def test_what_the_doctor_cannot_read_is_told(run, tmp_path):
     assert run("doctor", "--exposures", "log.csv")[0] == 2
     code, out, _ = run("doctor", "gate_position", "--exposures", str(tmp_path / "none.csv"))

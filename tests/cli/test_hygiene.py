@@ -68,22 +68,22 @@ def test_layers_without_any_says_how_to_name_one(run):
 def test_stale_says_what_should_be_gone_and_exits_with_10(run, demo):
     for path in (demo.root / "experiments").glob("*.toml"):
         path.write_text(re.sub(r"review_after = .*\n", "", path.read_text()))
-    code, out, _ = run("stale", "--idle-days", "100000")
+    code, out, _ = run("flags", "--stale", "--idle-days", "100000")
     assert code == 0
     assert "0 of 2 flags in production are stale" in out
     path = demo.root / "experiments" / "gate_position.toml"
     path.write_text(
         path.read_text().replace('flag = "gate-position"\n', 'flag = "gate-position"\nexpires = 2017-03-01\n')
     )
-    code, out, _ = run("stale", "--idle-days", "100000")
+    code, out, _ = run("flags", "--stale", "--idle-days", "100000")
     assert code == 10
     assert "it expired on 2017-03-01" in out
     assert "expnb remove gate_position --code FOLDER" in out
-    assert json.loads(run("stale", "--json")[1])["flags"][0]["flag"]
+    assert json.loads(run("flags", "--stale", "--json")[1])["flags"][0]["flag"]
 
 
 def test_stale_refuses_days_that_cannot_be(run):
-    code, _, err = run("stale", "--idle-days", "-1")
+    code, _, err = run("flags", "--stale", "--idle-days", "-1")
     assert code == 2
     assert "--idle-days is -1" in err
 

@@ -4,10 +4,8 @@ import datetime as dt
 import math
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +15,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from tests.servers import ended, free_port, install, postgres_server, untested, wait_for_port, wait_for_words
 
-PASSWORD = "geheim-%40-4711"  # noqa: S105 - in a URL; the server knows it as geheim-@-4711
 ROWS = 400
 SOURCES = [
     "pandas",
@@ -79,14 +77,6 @@ def small():
     return Small(make_table())
 
 
-def untested(what: str, why: str) -> None:
-    """Skip loudly; where everything has to be there, fail."""
-    words = f"NOT TESTED: {what}; {why}"
-    if os.environ.get("CI") == "true":
-        pytest.fail(words)
-    pytest.skip(words)
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """One loud line for all tests that had no server: pytest folds skips that have one place."""
@@ -94,127 +84,6 @@ def pytest_runtest_makereport(item, call):
     if report.skipped and isinstance(report.longrepr, tuple) and "NOT TESTED" in report.longrepr[2]:
         report.longrepr = (__file__, 1, report.longrepr[2])
     return report
-
-
-def install(*packages: str) -> None:
-    """Debian's own packages, where that is possible."""
-    if not shutil.which("apt-get") or os.geteuid() != 0:
-        return
-    for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
-        subprocess.run(
-            ["apt-get", "-qq", *command],
-            check=False,
-            env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_for_port(port: int, process: subprocess.Popen, log: Path) -> None:
-    for _ in range(600):
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            if process.poll() is not None:
-                break
-            time.sleep(0.1)
-        else:
-            return
-    pytest.fail(f"nothing answers on port {port}:\n{log.read_text()[-2000:]}")
-
-
-def wait_for_words(log: Path, words: str, times: int = 1) -> None:
-    for _ in range(900):
-        if log.read_text().count(words) >= times:
-            return
-        time.sleep(0.1)
-    pytest.fail(f"never said {words!r}:\n{log.read_text()[-2000:]}")
-
-
-def ended(process: subprocess.Popen, seconds: float = 20) -> None:
-    process.terminate()
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(seconds)
-
-
-# --- PostgreSQL ------------------------------------------------------------------------------
-
-
-def server_programs() -> Path | None:
-    if path := shutil.which("initdb"):
-        return Path(path).resolve().parent
-    return max(Path("/usr/lib/postgresql").glob("*/bin"), default=None, key=lambda folder: int(folder.parent.name))
-
-
-@dataclass(frozen=True)
-class Postgres:
-    """A private server."""
-
-    port: int
-    url: str
-
-
-@contextmanager
-def postgres_server(folder: Path):
-    """A cluster of its own, on loopback, with a password."""
-    if server_programs() is None:
-        install("postgresql")
-    programs = server_programs()
-    if programs is None:
-        untested("cohorts in PostgreSQL", "no initdb here. Install postgresql.")
-    user = []
-    if os.geteuid() == 0:  # the server refuses to run as root
-        if (
-            not shutil.which("runuser")
-            or subprocess.run(["id", "postgres"], capture_output=True, check=False).returncode
-        ):
-            untested("cohorts in PostgreSQL", "root cannot run it, and there is no user postgres.")
-        user = ["runuser", "-u", "postgres", "--"]
-    folder.mkdir()
-    secret = folder / "password"
-    secret.write_text("geheim-@-4711")
-    if user:
-        shutil.chown(folder, "postgres")
-        shutil.chown(secret, "postgres")
-    data = folder / "data"
-    made = subprocess.run(
-        [*user, programs / "initdb", "-D", data, "-U", "analyst", "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        check=False,
-    )  # fmt: skip
-    assert made.returncode == 0, made.stderr
-    port = free_port()
-    options = [
-        f"-p{port}",
-        "-clisten_addresses=127.0.0.1",
-        f"-cunix_socket_directories={data}",
-        "-cfsync=off",
-        "-cmax_connections=20",
-    ]
-    with (folder / "log").open("w") as log:
-        # Without runuser in between, so that the pid is the server's own.
-        drop = {"user": "postgres", "group": "postgres", "extra_groups": []} if user else {}
-        server = subprocess.Popen(
-            [programs / "postgres", "-D", data, *options], stdout=log, stderr=log, cwd=folder, **drop
-        )
-        try:
-            wait_for_port(port, server, folder / "log")
-            wait_for_words(folder / "log", "ready to accept connections")
-            yield Postgres(port, f"postgresql://analyst:{PASSWORD}@127.0.0.1:{port}/postgres")
-        finally:
-            server.send_signal(2)  # ends sessions too
-            ended(server)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from expnb.decisions.plan import RampPlan
 from expnb.errors import FlagConflictError, FlagError, NameNotFoundError, PercentError, PlanExpiredError, SpecError
 from expnb.flags.address import connect
 from expnb.flags.base import FlagBackend, VendorRequest
+from expnb.flags.fake_launchdarkly import FakeLaunchDarkly
 from expnb.spec.flag import Exposure, FlagRef, FlagSpec
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -26,21 +27,49 @@ class Place:
     other: FlagBackend
 
 
-def flagd(folder):
+def flagd(folder, _):
     url = "flagd:flags.flagd.json"
     return Place(*(connect(url, root=folder, environment="production") for _ in range(2)))
 
 
-def memory(folder):
+def memory(folder, _):
     return Place(*(connect(f"memory://{folder}", environment="production") for _ in range(2)))
 
 
-BACKENDS = [flagd, memory]
+@pytest.fixture
+def fake_launchdarkly(monkeypatch):
+    monkeypatch.setenv("LAUNCHDARKLY_ANA", "fake-ana")
+    monkeypatch.setenv("LAUNCHDARKLY_BEN", "fake-ben")
+    with FakeLaunchDarkly() as fake:
+        yield fake
+
+
+def launchdarkly(_, fixture):
+    fake = fixture("fake_launchdarkly")
+    return Place(
+        *(connect(fake.address, environment="production", token=f"LAUNCHDARKLY_{who}") for who in ("ANA", "BEN"))
+    )
+
+
+@pytest.fixture
+def clear_unleash(unleash, monkeypatch):
+    unleash.clear()
+    for who in ("ana", "ben"):
+        monkeypatch.setenv(f"UNLEASH_{who.upper()}", unleash.person(who))
+    return unleash
+
+
+def unleash(_, fixture):
+    address = fixture("clear_unleash").address
+    return Place(*(connect(address, environment="production", token=f"UNLEASH_{who}") for who in ("ANA", "BEN")))
+
+
+BACKENDS = [flagd, memory, launchdarkly, unleash]
 
 
 @pytest.fixture(params=BACKENDS, ids=lambda factory: factory.__name__)
 def place(request, tmp_path):
-    place = request.param(tmp_path)
+    place = request.param(tmp_path, request.getfixturevalue)
     place.backend.create(FlagSpec(REF, WEIGHTS, "gate_30"), now=NOW)
     return place
 

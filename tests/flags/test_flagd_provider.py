@@ -1,5 +1,8 @@
 """Services see what was pushed: the real OpenFeature provider reads the file that expnb writes."""
 
+import subprocess
+import sys
+import threading
 import time
 from collections import Counter
 
@@ -8,8 +11,9 @@ from openfeature.contrib.provider.flagd import FlagdProvider
 from openfeature.contrib.provider.flagd.config import ResolverType
 from openfeature.evaluation_context import EvaluationContext
 from openfeature.flag_evaluation import Reason
+from tests.flags.golden.evaluate import attributes
 
-from expnb.spec.flag import FlagRef, FlagSpec
+from expnb.spec.flag import Eligibility, FlagRef, FlagSpec
 
 UNITS = [f"user-{number}" for number in range(19_990)] + [
     "0",
@@ -35,8 +39,8 @@ class Service:
         )
         self.provider.initialize(EvaluationContext())
 
-    def ask(self, unit, flag=FLAG):
-        return self.provider.resolve_string_details(flag, "code default", EvaluationContext(targeting_key=unit))
+    def ask(self, unit, flag=FLAG, about=None):
+        return self.provider.resolve_string_details(flag, "code default", EvaluationContext(unit, about or {}))
 
     def ask_all(self, units):
         return [self.ask(unit).value for unit in units]
@@ -139,3 +143,67 @@ def test_a_service_serves_dropped_treatments_to_nobody_and_moves_nobody_else(ram
     assert answers == list(ramp.backend.evaluate(ref, some))
     assert after == ramp.backend.read(ref)
     assert after.exposure.dropped == ("b", "d")
+
+
+def test_a_service_agrees_on_audience_layer_and_holdout_through_drop_ship_and_restore(ramp, make_plan, service):
+    ref = FlagRef("narrow", "production")
+    narrow = Eligibility({"country": ("DE", "AT")}, "checkout", (20, 70), 5)
+    ramp.backend.create(FlagSpec(ref, {"a": 40, "b": 25, "c": 35}, "a", narrow), now=ramp.now)
+    about = [attributes(unit) for unit in UNITS]
+    countries = {"country": [unit.get("country", "") for unit in about]}
+    seen = []
+    for verb, changes in (
+        ("ramp_up", {"enrolled": 60}),
+        ("drop", {"dropped": ("b",)}),
+        ("ship", {"serve": "c", "holdback": 10}),
+        ("restore", {"serve": "", "holdback": 0, "dropped": ()}),
+    ):
+        receipt = ramp.backend.apply(make_plan(ramp.backend.read(ref), verb, **changes), now=ramp.now)
+        revision = int(receipt.after.version.partition("-")[0])
+        service.wait_until(lambda now=revision: service.ask("u", ref.flag).flag_metadata.get("revision") == now)
+        seen.append([service.ask(unit, ref.flag, said).value for unit, said in zip(UNITS, about, strict=True)])
+        assert seen[-1] == list(ramp.backend.evaluate(ref, UNITS, countries))
+        assert {"a", "c", "off"} <= set(seen[-1])
+    assert seen[3] == seen[0]
+    assert seen[1] == ["off" if variant == "b" else variant for variant in seen[0]]
+
+
+RUNNING_SERVICE = """
+import logging, sys, time
+logging.disable(logging.CRITICAL)
+from openfeature import api
+from openfeature.contrib.provider.flagd import FlagdProvider
+from openfeature.contrib.provider.flagd.config import ResolverType
+from openfeature.evaluation_context import EvaluationContext
+from openfeature.provider import ProviderStatus
+api.set_provider(FlagdProvider(resolver_type=ResolverType.FILE, offline_flag_source_path=sys.argv[1], deadline_ms=20))
+client, said = api.get_client(), ""
+while client.get_provider_status() != ProviderStatus.READY:
+    time.sleep(0.005)
+while True:
+    answer = client.get_string_details("gate-position", "code default", EvaluationContext("user-1"))
+    says = f"{answer.flag_metadata.get('revision')} {answer.value} {answer.reason}"
+    if says != said:
+        print(says, flush=True)
+    said = says
+    time.sleep(0.005)
+"""
+
+
+def test_a_running_service_in_another_process_sees_a_push_a_kill_and_a_restore(ramp):
+    process = subprocess.Popen([sys.executable, "-c", RUNNING_SERVICE, ramp.path], stdout=subprocess.PIPE, text=True)
+    watchdog = threading.Timer(60, process.kill)  # a service that says nothing more ends the test
+    watchdog.start()
+    try:
+        assert process.stdout.readline().split() == ["1", "off", "TARGETING_MATCH"]
+        ramp.push(enrolled=100)
+        (variant,) = ramp.backend.evaluate(ramp.ref, ["user-1"])
+        assert process.stdout.readline().split() == ["2", variant, "TARGETING_MATCH"]
+        killed = ramp.kill()
+        assert process.stdout.readline().split(maxsplit=1) == ["3", "code default DISABLED\n"]
+        ramp.push("restore", enrolled=killed.before.exposure.enrolled)
+        assert process.stdout.readline().split() == ["4", variant, "TARGETING_MATCH"]
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.communicate()

@@ -156,7 +156,7 @@ def test_a_body_with_a_secret_is_refused_wherever_it_is(ledger, key):
     assert not ledger.path.exists()
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), "\ud800", {1, 2}], ids=repr)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), "\ud800", {1, 2}], ids=["nan", "infinity", "object", "half a surrogate", "set"])
 def test_a_body_without_a_json_form_is_refused(ledger, value):
     with pytest.raises(LedgerError, match="cannot be recorded"):
         record(ledger, value=value)
@@ -300,12 +300,12 @@ def test_a_log_that_cannot_be_read_is_an_error_and_not_a_shorter_ledger(foreign)
 
 
 def test_a_ledger_that_is_written_while_it_is_read_without_locks_is_read_again(foreign, monkeypatch):
-    from expnb.ledger import store
+    from expnb.ledger import store_sqlite as store
 
     marks = iter([1, 2, 3, 3])
     monkeypatch.setattr(store, "_mark", lambda path: next(marks))
     with nobody():
-        assert foreign.verify().entries == 1
+        assert len(foreign.entries()) == 1
     assert list(marks) == []
 
 
@@ -331,7 +331,7 @@ def test_a_full_disk_is_named_and_loses_no_entry(ledger):
 
 
 def test_a_database_that_another_program_holds_is_named(ledger, monkeypatch):
-    from expnb.ledger import store
+    from expnb.ledger import store_sqlite as store
 
     record(ledger)
     monkeypatch.setattr(store, "_BUSY_SECONDS", 0.05)

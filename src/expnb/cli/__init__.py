@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from expnb._version import __version__
-from expnb.cli import decisions, experiments, flags, history, hygiene, ledger  # noqa: F401 - each adds its commands to the app
+from expnb.cli import decisions, doctor, experiments, flags, history, hygiene, ledger  # noqa: F401 - each adds its commands to the app
 from expnb.cli.shared import BAD_INPUT, FAILURE, app
 from expnb.errors import ExpnbError
 

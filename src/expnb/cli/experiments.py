@@ -63,21 +63,20 @@ def check(
 
 def _show(opened: Workspace, experiment: Experiment) -> None:
     """An experiment read aloud; what keeps it from running as it is written comes last, as an error."""
-    from expnb.hygiene.claims import holdout_question, layers, problems  # noqa: PLC0415 - each command loads what it needs
+    from expnb.hygiene.claims import standing  # noqa: PLC0415 - each command loads what it needs
 
+    found = standing(opened, experiment)
     typer.echo(f"{experiment.name}: {experiment.hypothesis}")
     for sentence in experiment.policy.sentences():
         typer.echo(f"  - {sentence}")
-    for question in (*opened.questions(experiment), *holdout_question(opened, experiment)):
+    for question in (*opened.questions(experiment), *found.questions):
         typer.echo(f"  ? {question}")
     if experiment.eligibility.needs:
         typer.echo(f"  eligible: {experiment.eligibility}")
-    for held in layers(opened):
-        if held.layer == experiment.layer:
-            typer.echo(str(held))
-    found = list(problems(opened, experiment))
-    if found:
-        raise SpecError(" ".join(found))
+    if found.layer:
+        typer.echo(str(found.layer))
+    if found.problems:
+        raise SpecError(" ".join(found.problems))
 
 
 def _effect(experiment: Experiment, text: str) -> float | dict[str, float]:

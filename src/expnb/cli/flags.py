@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,9 +35,31 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def flags(workspace: Folder = HERE, environment: Where = None, *, as_json: AsJson = False) -> None:
+def flags(
+    workspace: Folder = HERE,
+    environment: Where = None,
+    *,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="Only those that should be gone; exit code 10 if there are any.")
+    ] = False,
+    idle_days: Annotated[
+        float,
+        typer.Option(help="With --stale: days without a change after which a flag that teaches nothing is stale."),
+    ] = 30.0,
+    as_json: AsJson = False,
+) -> None:
     """Show what the flag of every experiment serves now."""
     opened = open_at(workspace, environment)
+    if stale:
+        from expnb.hygiene.stale import stale_flags  # noqa: PLC0415 - each command loads what it needs
+
+        if not 0 <= idle_days < math.inf:
+            raise ParameterError(
+                f"--idle-days is {idle_days:g}; it is a number of days from 0 on. Write --idle-days 30."
+            )
+        found = stale_flags(opened, idle_days=idle_days)
+        typer.echo(as_json_text(found) if as_json else str(found))
+        raise typer.Exit(10 if found.flags else 0)
     states: dict[str, FlagState | str] = {}
     for name in opened.experiments:
         try:

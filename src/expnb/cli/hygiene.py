@@ -1,4 +1,4 @@
-"""Commands that keep flags in order: layers, stale flags, the removal checklist."""
+"""Commands that keep flags in order: layers, and the removal checklist."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from expnb.cli.shared import HERE, AsJson, Folder, Name, Where, app, as_json_text, open_at
-from expnb.errors import ParameterError
 
 LEFT = 10  # exit code where something is left to do
 
@@ -25,26 +24,6 @@ def layers(workspace: Folder = HERE, environment: Where = None, *, as_json: AsJs
         typer.echo(str(one))
     if not found:
         typer.echo('no experiment names a layer. Write layer = "checkout" under [experiment].')
-
-
-@app.command()
-def stale(
-    workspace: Folder = HERE,
-    environment: Where = None,
-    *,
-    idle_days: Annotated[
-        float, typer.Option(help="Days without a change after which a flag that teaches nothing is stale.")
-    ] = 30.0,
-    as_json: AsJson = False,
-) -> None:
-    """Show flags that should be gone or be looked at; exit code 10 if there are any."""
-    from expnb.hygiene.stale import stale_flags  # noqa: PLC0415 - each command loads what it needs
-
-    if not 0 <= idle_days < float("inf"):
-        raise ParameterError(f"--idle-days is {idle_days:g}; it is a number of days from 0 on. Write --idle-days 30.")
-    found = stale_flags(open_at(workspace, environment), idle_days=idle_days)
-    typer.echo(as_json_text(found) if as_json else str(found))
-    raise typer.Exit(LEFT if found.flags else 0)
 
 
 @app.command()

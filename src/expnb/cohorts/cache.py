@@ -82,7 +82,7 @@ class Cache:
         source: Source,
         one: Callable[[str], Reduced],
         check: Callable[[Reduced], None],
-        outside: Callable[[], int],
+        left_out: Callable[[Reduced], Reduced],
     ) -> Reduced:
         """Cells of all files; those that are known and unchanged are not read.
 
@@ -92,8 +92,8 @@ class Cache:
             Cells of one file, from its path.
         check : callable
             Refuses units that occur twice, in all files together.
-        outside : callable
-            How many rows of all files are dated outside of the agreed days.
+        left_out : callable
+            Adds what all files together leave out: days that were not agreed, units outside of the audience.
 
         Raises
         ------
@@ -122,7 +122,7 @@ class Cache:
             raise EmptyCohortError(source.name)
         together = _together(parts, source.name)
         check(together)
-        together = replace(together, outside=outside())
+        together = left_out(together)
         for old in self.folder.glob(f"all.*.{self.spec}.parquet"):
             old.unlink(missing_ok=True)
         _write(whole, replace(together, sample=None), self.as_of)
@@ -213,6 +213,7 @@ def _spec(experiment: Experiment) -> str:
         digest(
             {"version": VERSION, "engine": version("duckdb"), "metrics": metrics}
             | {name: getattr(experiment, name) for name in names}
+            | ({"audience": experiment.audience} if experiment.audience else {})
         )
     )
 
@@ -264,6 +265,7 @@ def _write(path: Path, reduced: Reduced, as_of: datetime | None) -> None:
     import pyarrow as pa  # noqa: PLC0415 - only when rows are needed
 
     facts: dict[str, object] = {"as_of": as_of, "odd": dict(reduced.odd), "outside": reduced.outside}
+    facts |= {"strangers": dict(reduced.strangers), "unchecked": reduced.unchecked}
     if reduced.sample is not None:
         arms = {arm: number for number, arm in enumerate(sorted(set(reduced.cells.variant.tolist())))}
         facts["arms"] = list(arms)
@@ -289,7 +291,8 @@ def _read(path: Path, experiment: Experiment) -> tuple[Reduced, datetime | None]
     none = np.zeros(size, dtype=np.int64)
     # Epochs decide how cells are added up, not what one holds: they are the experiment's of today.
     cells = replace(cells, epochs=tuple(epoch.start for epoch in experiment.epochs))
-    return Reduced(cells, np.full(size, ""), sample, none, facts["odd"], outside=facts["outside"]), until
+    told = {"strangers": facts.get("strangers", {}), "unchecked": tuple(facts.get("unchecked", ()))}
+    return Reduced(cells, np.full(size, ""), sample, none, facts["odd"], outside=facts["outside"], **told), until
 
 
 def _sample(path: Path, arms: Sequence[str]) -> Sample:

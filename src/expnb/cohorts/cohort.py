@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from expnb.cohorts.audience import audience_checks, check_totals, explain_nobody, strangers, unchecked
 from expnb.cohorts.cache import Cache
 from expnb.cohorts.engine import ask
 from expnb.cohorts.happened import explain_empty, kinds_checks, unexposed
@@ -19,7 +20,7 @@ from expnb.cohorts.quality import check_arms, check_units, check_values, quality
 from expnb.cohorts.reduce import Reduced, reduce
 from expnb.cohorts.sources import Source, bind, files_of, is_partitioned
 from expnb.cohorts.totals import totals_cells
-from expnb.cohorts.units import Units, outside, units_of
+from expnb.cohorts.units import Units, in_window, log_of, outside, units_of
 from expnb.cohorts.warehouse import Warehouse
 from expnb.errors import CohortError, ColumnValueError, EmptyCohortError, FullScanError, SourceError, SpecError
 from expnb.spec.experiment import TRIGGER_KEY, Experiment
@@ -165,7 +166,9 @@ def load_cohort(
     with _without_ids(experiment):
         bound = _bind(experiment, source)
         if experiment.shape == "totals":
-            return _checked(experiment, replace(totals_cells(experiment, bound), outside=outside(experiment, bound)))
+            missing = check_totals(experiment, bound)
+            totals = replace(totals_cells(experiment, bound), outside=outside(experiment, bound), unchecked=missing)
+            return _checked(experiment, totals)
         happened = (
             _bind(experiment, _own_events(experiment) if events is None else events) if experiment.events else None
         )
@@ -213,6 +216,7 @@ def load_cohorts(
         for experiment in group:
             own = _own_part(experiment, reduced, bound)
             own = own if afterwards else replace(own, outside=outside(experiment, bound))
+            own = _with_strangers(experiment, bound, None, own)
             cohorts[experiment.name] = _checked(experiment, own, as_of=units.as_of, told=units.checks)
     return {experiment.name: cohorts[experiment.name] for experiment in experiments}
 
@@ -254,8 +258,9 @@ def _load(
     run = _runner(experiment, source)
     if cache is None or events is not None or units.grouped or not source.files:
         try:
-            reduced = replace(reduce(experiment, units, source), outside=outside(experiment, source))
+            reduced = _with_left_out(experiment, source, events, reduce(experiment, units, source))
         except EmptyCohortError:
+            explain_nobody(experiment, _strangers(experiment, source, events))
             if events is not None:
                 explain_empty(experiment, source, events)
             raise
@@ -265,10 +270,32 @@ def _load(
             source,
             lambda path: _of_file(experiment, path, units.as_of),
             lambda whole: check_units(experiment, units, whole, run, exact=exact_units),
-            lambda: outside(experiment, source),
+            lambda whole: _with_left_out(experiment, source, None, whole),
         )
     told += unexposed(experiment, source, reduced.cells)
     return _checked(experiment, reduced, as_of=units.as_of, told=told)
+
+
+def _with_left_out(experiment: Experiment, source: Source, events: Source | None, reduced: Reduced) -> Reduced:
+    """With the rows and units that the agreed days and the audience left out."""
+    reduced = replace(reduced, outside=outside(experiment, source))
+    return _with_strangers(experiment, source, events, reduced)
+
+
+def _with_strangers(experiment: Experiment, source: Source, events: Source | None, reduced: Reduced) -> Reduced:
+    missing = unchecked(experiment, source.table)
+    return replace(reduced, strangers=_strangers(experiment, source, events), unchecked=missing)
+
+
+def _strangers(experiment: Experiment, source: Source, events: Source | None) -> dict[str, int]:
+    """Exposed units outside of the audience, per arm."""
+    spec, shown = experiment.events, None
+    if not experiment.audience:
+        return {}
+    if events is not None and spec is not None and spec.exposure:
+        log = log_of(experiment, spec, events)
+        shown = log.filter(log.kind == spec.exposure).select("log_unit").distinct()
+    return strangers(experiment, source, in_window(experiment, source.table), shown)
 
 
 def _of_file(experiment: Experiment, path: str, as_of: datetime | None) -> Reduced:
@@ -296,6 +323,7 @@ def _checked(
     check_values(experiment, reduced)
     cells = _capped(experiment, reduced.cells)
     found = [*cells.checks, *quality(experiment, cells, as_of=as_of), *told, *_left_out(experiment, reduced)]
+    found += audience_checks(experiment, cells, reduced.strangers, reduced.unchecked)
     return Cohort(experiment, replace(cells, checks=tuple(found)), reduced.note)
 
 
@@ -381,7 +409,7 @@ def _columns(experiment: Experiment, as_of: datetime | None) -> tuple[object, ..
         "epochs",
         "timezone",
     )
-    return (*(getattr(experiment, name) for name in names), days, own)
+    return (*(getattr(experiment, name) for name in names), tuple(experiment.audience.items()), days, own)
 
 
 def _only(units: Units, names: set[str], run: Callable[[ir.Table], pa.Table]) -> Units:

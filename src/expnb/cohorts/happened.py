@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from expnb.cohorts.audience import in_audience
 from expnb.cohorts.engine import ask
 from expnb.cohorts.reduce import NOTHING_IN_COMMON
 from expnb.cohorts.sources import Source
@@ -59,7 +60,7 @@ def explain_empty(experiment: Experiment, source: Source, events: Source) -> Non
     """
     spec = experiment.events
     assert spec is not None  # noqa: S101 - asked only in that shape
-    table, log = in_window(experiment, source.table), log_of(experiment, spec, events)
+    table, log = in_audience(experiment, in_window(experiment, source.table)), log_of(experiment, spec, events)
 
     def some(rows: ir.Table) -> bool:
         return bool(ask(source.engine, rows.limit(1), cost=experiment.cost, what=experiment.name).num_rows)
@@ -83,7 +84,7 @@ def unexposed(experiment: Experiment, source: Source, cells: Cells) -> Iterator[
     table = source.table
     if experiment.experiment_column:
         table = table.filter(table[experiment.experiment_column].cast("string") == experiment.name)
-    table = in_window(experiment, table)
+    table = in_audience(experiment, in_window(experiment, table))
     flat = table.select(arm=table[experiment.variant].cast("string"), unit=table[experiment.unit])
     rows = ask(
         source.engine,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,6 +78,10 @@ class Reduced:
         Rows without a unit, where rows were summed to units.
     outside : int
         Rows dated outside of the agreed days, where they were counted.
+    strangers : mapping of str to int
+        Units outside of the audience that carry an arm, per arm.
+    unchecked : tuple of str
+        Attributes of the audience that are no column of the data.
     """
 
     cells: Cells
@@ -88,6 +92,8 @@ class Reduced:
     note: str = ""
     nameless: int = 0
     outside: int = 0
+    strangers: Mapping[str, int] = field(default_factory=dict)
+    unchecked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

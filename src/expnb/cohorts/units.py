@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from expnb.cohorts.audience import in_audience
 from expnb.cohorts.ends import End, end_of
 from expnb.cohorts.engine import ask
 from expnb.cohorts.expressions import from_ibis, with_sql
@@ -137,7 +138,7 @@ def units_of(
                 metric.name, f"a {metric.kind} takes no covariate; only means can be adjusted. Remove the covariate."
             )
     table = _with_expressions(experiment, source, of_events=events is not None)
-    table = in_window(experiment, table)
+    table = in_audience(experiment, in_window(experiment, table))
     if events is not None and experiment.experiment_column:  # before its units are taken for those of another
         table = table.filter(table[experiment.experiment_column].cast("string") == experiment.name)
     _check_days(experiment, source, table)
@@ -667,6 +668,7 @@ def outside(experiment: Experiment, source: Source) -> int:
         return 0
     if experiment.experiment_column:
         table = table.filter(table[experiment.experiment_column].cast("string") == experiment.name)
+    table = in_audience(experiment, table)
     counts = (one.count() for one in (table, in_window(experiment, table)))
     every, inside = (
         int(ask(source.engine, count, cost=experiment.cost, what=experiment.name).as_py()) for count in counts

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Final, cast
 from expnb.errors import FlagError, nearest
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from expnb.flags.base import FlagBackend
     from expnb.flags.secret import Secret
 
@@ -24,6 +27,10 @@ _OWN: Final[Mapping[str, tuple[str, str]]] = {
     "launchdarkly+http": ("expnb.flags.launchdarkly", "launchdarkly+http://HOST/PROJECT"),
     "memory": ("expnb.flags.memory", "memory://NAME"),
 }
+# A credential in an address: before the host, or as a parameter.
+_CREDENTIAL: Final = re.compile(
+    r"^//.*@|[?&][^=&]*(token|password|passwd|secret|api_?key)[^=&]*=", re.IGNORECASE | re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,7 @@ def _check(address: Address) -> None:
         # Only the scheme is shown: an address may carry a credential.
         found = "names no place" if ":" in address.url else "has no scheme such as 'flagd:'"
         raise FlagError(_unknown(address, found))
-    if "@" in place.partition("/")[0] or "token=" in place:
+    if _CREDENTIAL.search(address.url.partition(":")[2]):
         raise FlagError(
             f'the address of the flags in environment {address.environment!r} ({scheme}:…) carries a credential, which files and outputs would show. Take it out, revoke it, and name a new one: token = "NAME_OF_AN_ENVIRONMENT_VARIABLE".'
         )
@@ -102,13 +109,27 @@ def _opener(address: Address) -> Callable[[Address], FlagBackend]:
         return cast("Callable[[Address], FlagBackend]", import_module(_OWN[address.scheme][0]).open_address)
     from importlib.metadata import entry_points  # noqa: PLC0415 - it reads every installed package
 
-    found = {point.name: point for point in entry_points(group=GROUP)}
-    if address.scheme not in found:
-        raise FlagError(_unknown(address, f"starts with {address.scheme + ':'!r}", found))
-    return cast("Callable[[Address], FlagBackend]", found[address.scheme].load())
+    points = entry_points(group=GROUP)
+    found = [point for point in points if point.name == address.scheme]
+    if not found:
+        raise FlagError(_unknown(address, f"starts with {address.scheme + ':'!r}", points.names))
+    if len({point.value for point in found}) > 1:
+        raise FlagError(
+            f"the packages {sorted({_package(point) for point in found})} both bring a flag backend for {address.scheme + ':'!r}; which one is meant is not known. Uninstall one of them."
+        )
+    try:
+        return cast("Callable[[Address], FlagBackend]", found[0].load())
+    except (ImportError, AttributeError) as error:
+        raise FlagError(
+            f"the flag backend for {address.scheme + ':'!r} of the package {_package(found[0])!r} cannot be loaded: {error}. Nothing was changed. Install the package again, or ask its authors."
+        ) from error
 
 
-def _unknown(address: Address, found: str, others: Mapping[str, object] | None = None) -> str:
-    forms = [form for _, form in _OWN.values()] + [f"{scheme}:…" for scheme in others or ()]
-    hint = nearest(address.scheme, [*_OWN, *(others or ())]) if address.scheme not in _OWN else ""
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.module
+
+
+def _unknown(address: Address, found: str, others: Collection[str] = ()) -> str:
+    forms = [form for _, form in _OWN.values()] + [f"{scheme}:…" for scheme in sorted(others)]
+    hint = nearest(address.scheme, [*_OWN, *others]) if address.scheme not in _OWN else ""
     return f"the address of the flags in environment {address.environment!r} {found}; known are: {', '.join(forms)}.{hint} Correct `flags` in expnb.toml."

@@ -161,9 +161,7 @@ def split(flag: str, exposure: Exposure) -> Draw:
     return Draw(f"{flag}{SPLIT_SALT}", served_split(exposure))
 
 
-def assigner(
-    flag: str, exposure: Exposure, generation: str = GENERATION
-) -> Callable[[str, Mapping[str, str]], str]:
+def assigner(flag: str, exposure: Exposure, generation: str = GENERATION) -> Callable[[str, Mapping[str, str]], str]:
     """A function from unit and its attributes to variant, for one flag as it stands.
 
     A unit without a name gets ``"off"``: all anonymous traffic has one hash and would flip as a block.
@@ -173,9 +171,9 @@ def assigner(
     pick, names = split(flag, exposure).compiled(hashed), served_split(exposure)
 
     def assign(unit: str, attributes: Mapping[str, str]) -> str:
-        if not unit or (who.audience and not who.admits({**attributes, UNIT: unit})):
-            return OFF
         data = _encoded(unit)
+        if not data or (who.audience and not who.admits({**attributes, UNIT: unit})):
+            return OFF
         if any(draw(data) != passes for draw, passes in refusals):
             return OFF
         inside = gate[0](data) == gate[1]

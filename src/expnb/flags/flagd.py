@@ -140,6 +140,7 @@ class FlagdFile:
 
     def preview(self, plan: RampPlan, *, now: datetime) -> str:
         """The lines of the file that `apply` would change, as a diff; nothing is written."""
+        self._check_sdks(plan)
         opened = self._open()
         block, _ = self._planned(opened, plan, now, "")
         text = opened.document.with_flag(
@@ -166,13 +167,24 @@ class FlagdFile:
             If a percentage is no whole number of steps of 0.01 %.
         PlanExpiredError, FlagConflictError, FlagError
             If the plan is too old, the flag moved, or nothing would change.
+        RebucketedError
+            If more units would be treated while an installed SDK puts them into other buckets.
         PushUncertainError
             If what was read back is not what was written.
         """
+        self._check_sdks(plan)
         with self._writing() as opened:
             block, before = self._planned(opened, plan, now, ledger_head)
             after = self._commit(opened, plan.ref, block)
         return Receipt(plan.ref, plan.verb, before, after, now.astimezone(UTC), self.name)
+
+    def _check_sdks(self, plan: RampPlan) -> None:
+        """Raise `RebucketedError` before more units are treated with an SDK that puts them into other buckets; asked once per process."""
+        if plan.raises_treated and plan.ref.environment == self.environment:
+            from expnb.flags.sdks import refuse_when_sdks_disagree  # noqa: PLC0415 - lowering needs no SDK
+
+            weights = tuple(plan.after.weights.items())  # those of before are lost after some kills
+            refuse_when_sdks_disagree(plan.ref.flag, weights, plan.after.control, self.canaries(plan.ref))
 
     def _planned(self, opened: _Opened, plan: RampPlan, now: datetime, ledger_head: str) -> tuple[FlagBlock, FlagState]:
         """What the plan makes of the flag, once everything that could forbid it was checked; and the flag as it is."""

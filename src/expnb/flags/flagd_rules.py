@@ -124,7 +124,18 @@ def targeting(exposure: Exposure) -> Json:
 
 
 def new_flag(flag: str, exposure: Exposure) -> dict[str, Json]:
-    """What a flag carries from its creation on, byte for byte: what canary units get, so that another hash is noticed."""
+    """What a flag carries from its creation on, byte for byte: what canary units get, so that another hash is noticed.
+
+    Raises
+    ------
+    FlagError
+        If the name of the flag or of its layer is not ASCII text, which JavaScript SDKs hash otherwise than all others.
+    """
+    for what, name in (("flag", flag), ("layer", exposure.eligibility.layer)):
+        if not name.isascii():
+            raise FlagError(
+                f"the {what} {name!r} has letters outside ASCII, and units are hashed together with that name: JavaScript SDKs hash such letters otherwise, and would expose other people. Nothing was changed. Name it in ASCII."
+            )
     return {"metadata": {CANARIES: canaries(flag, exposure.weights, exposure.control)}}
 
 

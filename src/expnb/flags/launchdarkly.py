@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from difflib import unified_diff
 from ipaddress import ip_address
@@ -24,6 +24,7 @@ from expnb.errors import (
     FlagError,
     PushUncertainError,
 )
+from expnb.flags import launchdarkly_line as line
 from expnb.flags import launchdarkly_rules as rules
 from expnb.flags.address import Address
 from expnb.flags.base import (
@@ -43,31 +44,17 @@ from expnb.flags.base import (
     describe,
 )
 from expnb.flags.http import FlagServer
-from expnb.flags.launchdarkly_api import VERSION, Api, Approval, StaleError
-from expnb.flags.launchdarkly_rules import Object, Record, as_list, as_object
-from expnb.spec.canonical import Json, digest
+from expnb.flags.launchdarkly_api import VERSION, Api, Approval, RefusedError, StaleError
+from expnb.flags.launchdarkly_approvals import approved, base_of, instructions
+from expnb.flags.launchdarkly_rules import Object, Opened, Record
+from expnb.spec.canonical import Json
 from expnb.spec.flag import Exposure, FlagRef, FlagSpec, FlagState
 
 _VENDOR: Final = "app.launchdarkly.com"
+_CAN: Final = Capabilities(
+    granularity=0.01, concurrency="native", approvals=False, audit=True, eligibility=("audience",)
+)
 _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,255}")
-_LOST: Final = Exposure({OFF: 1.0}, OFF)  # what is left of a flag that was killed without a readable record
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """A flag as one moment saw it."""
-
-    flag: Object
-    config: Object
-    text: str  # the record beside it
-
-    @property
-    def version(self) -> str:
-        return f"{self.config.get('version')}-{rules.fingerprint(self.flag, self.config, self.text)}"
-
-    @property
-    def on(self) -> bool:
-        return self.config.get("on") is True
 
 
 class LaunchDarklyFlags:
@@ -93,7 +80,6 @@ class LaunchDarklyFlags:
         self.server, self.environment = server, environment
         self.name = name or f"launchdarkly://{project}"
         self.api = Api(server, project, key or environment)
-        self._property = f"expnb-{self.api.environment}"
 
     def __repr__(self) -> str:
         return f"LaunchDarklyFlags({self.name!r}, {self.environment!r})"
@@ -109,9 +95,7 @@ class LaunchDarklyFlags:
         FlagServerError
             If the server cannot be asked.
         """
-        approvals = self.api.approvals_required()
-        concurrency: Final = "none" if approvals else "native"
-        return Capabilities(0.01, concurrency, approvals, audit=True, eligibility=("audience",))
+        return replace(_CAN, approvals=True, concurrency="none") if self.api.approvals_required() else _CAN
 
     def create(self, flag: FlagSpec, *, now: datetime | None = None) -> FlagState:
         """A new flag at 0 percent, or one that another environment has already, begun in this one.
@@ -128,20 +112,18 @@ class LaunchDarklyFlags:
         check_now(now)
         self._check_spec(flag)
         if self.api.find(flag.ref.flag) is None:
-            try:
-                self.api.create(_new_flag(flag))
-            except StaleError as error:  # somebody was faster, or the project takes no such flag
-                if self.api.find(flag.ref.flag) is None:
-                    raise
-                raise self._exists(flag.ref.flag) from error
+            self._post(flag)
         opened = self._open(flag.ref)
-        if opened.text or not _untouched(opened, flag.exposure):
+        if opened.record_text or not rules.untouched(opened, flag.exposure):
             raise self._exists(flag.ref.flag)
         record = Record(flag.exposure, now.astimezone(UTC))
         try:
-            self._patch(opened, flag.ref.flag, self._operations(opened, record), "expnb: a new flag, at 0 %")
+            self._patch(opened, flag.ref.flag, rules.operations(opened, record), "expnb: a new flag, at 0 %")
         except ApprovalError:  # what is served needs approval, a note beside it does not
-            self.api.patch(flag.ref.flag, [self._keep(opened, record)], "expnb: a new flag, off")
+            self.api.patch(flag.ref.flag, [rules.keep(opened, record)], "expnb: a new flag, off")
+        except PushUncertainError:
+            if not self._open(flag.ref).record_text:
+                raise
         return self.read(flag.ref)
 
     def read(self, ref: FlagRef) -> FlagState:
@@ -163,11 +145,11 @@ class LaunchDarklyFlags:
         """The lines of the environment's rules that `apply` would change, as a diff; an approval that is missing yet does not refuse it."""
         opened = self._open(plan.ref)
         self._planned(opened, plan, now)
-        order = rules.order_of(opened.flag)
+        order = opened.order
         old: Object = {key: opened.config.get(key) for key in ("on", "rules", "fallthrough")}
         new: Object = {"on": True, **rules.targeting(plan.after, order)}
-        texts = [json.dumps(part, indent=2, sort_keys=True).splitlines(keepends=True) for part in (old, new)]
-        return "".join(unified_diff(*texts, f"{plan.ref} now", f"{plan.ref} after"))
+        before, after = (json.dumps(part, indent=2, sort_keys=True).splitlines(keepends=True) for part in (old, new))
+        return "".join(unified_diff(before, after, f"{plan.ref} now", f"{plan.ref} after"))
 
     def apply(self, plan: RampPlan, *, now: datetime, ledger_head: str = "") -> Receipt:
         """The flag set to `plan.after` and turned on, if nothing moved since the plan was made.
@@ -188,17 +170,17 @@ class LaunchDarklyFlags:
         opened = self._open(plan.ref)
         before, old = self._planned(opened, plan, now)
         record = Record(plan.after, now.astimezone(UTC), plan.id, ledger_head or old.ledger_head)
-        note = ""
+        note, lost = "", False
         try:
             if self.api.approvals_required():
                 note = self._apply_request(opened, plan, record, old)
             else:
-                self._patch(opened, plan.ref.flag, self._operations(opened, record), _comment(plan))
+                self._patch(opened, plan.ref.flag, rules.operations(opened, record), _comment(plan))
         except PushUncertainError as error:
-            note = f"{error.sentence} It was read: the change is there."
-        except StaleError as error:
-            raise self._conflict(plan, before, error, now) from error
-        after = self._confirmed(plan, before, note)
+            note, lost = f"{error.sentence} It was read: the change is there.", True
+        except RefusedError as error:
+            raise self._conflict(plan, error, now) from error
+        after = self._confirmed(plan, before, lost=lost)
         return Receipt(plan.ref, plan.verb, before, after, now.astimezone(UTC), self.name, note)
 
     def evaluate(self, ref: FlagRef, units: Sequence[str], attributes: Attributes | None = None) -> Sequence[str]:
@@ -215,7 +197,7 @@ class LaunchDarklyFlags:
         state, _ = self._state(ref, opened)
         if not state.enabled:
             return [""] * len(units)
-        assign = rules.assigner(ref.flag, _salt(opened), state.exposure)
+        assign = line.assigner(ref.flag, opened.salt, state.exposure)
         names = tuple(attributes or {})
         rows = zip(*(attributes or {}).values(), strict=True) if names else iter([()] * len(units))
         return [assign(unit, dict(zip(names, row, strict=True))) for unit, row in zip(units, rows, strict=True)]
@@ -230,16 +212,20 @@ class LaunchDarklyFlags:
         """
         opened = self._open(plan.ref)
         _, old = self._planned(opened, plan, plan.created_at)
+        if not self.api.approvals_required():
+            raise FlagError(
+                f"the plan for flag {plan.ref.flag!r} cannot be handed over: environment {self.environment!r} requires no approvals in LaunchDarkly, so nothing there would keep it back. Ask for approval in expnb, which keeps it in its ledger."
+            )
         waiting = [
             one for one in self.api.approvals(plan.ref.flag) if one.plan_id == plan.id and one.status == "pending"
         ]
         if waiting:
             return self._handed_over(plan, opened, waiting[0])
         record = Record(plan.after, plan.created_at.astimezone(UTC), plan.id, old.ledger_head)
-        note = {"plan": plan.id, "base": digest(old.text)[:12], "record": record.text}
+        note = {"plan": plan.id, "base": base_of(old), "record": record.text}
         text = f"{_comment(plan)}\n{plan.before} -> {plan.after}"
         return self._handed_over(
-            plan, opened, self.api.ask(plan.ref.flag, self._instructions(opened, plan.after), text, note)
+            plan, opened, self.api.ask(plan.ref.flag, instructions(opened, plan.after), text, note)
         )
 
     def kill(self, ref: FlagRef, *, now: datetime) -> Receipt:
@@ -260,18 +246,11 @@ class LaunchDarklyFlags:
             exposure, note = rules.shut(before.exposure), ""
         except FlagError as error:
             before, old, note = None, None, f"The state before is not known: {error}"
-            exposure = _closed(ref.flag, opened)
+            exposure = rules.closed(ref.flag, opened)
         self._turn_off(ref.flag, opened)
         record = Record(exposure, now.astimezone(UTC), "", old.ledger_head if old else "")
         note = " ".join(part for part in (note, self._close(ref.flag, opened, record)) if part)
-        after = FlagState(
-            ref,
-            exposure,
-            self._open(ref).version,
-            enabled=False,
-            changed_at=record.changed_at,
-            bucketing=_bucketing(ref.flag, opened),
-        )
+        after = self._killed(ref, exposure, record)
         return Receipt(ref, "kill", before, after, now.astimezone(UTC), self.name, note)
 
     def ledger_head(self, ref: FlagRef) -> str:
@@ -281,19 +260,18 @@ class LaunchDarklyFlags:
 
     # --- reading --------------------------------------------------------------------------------
 
-    def _open(self, ref: FlagRef) -> _Opened:
+    def _open(self, ref: FlagRef) -> Opened:
         check_environment(ref, self.environment, self.name)
         flag = self.api.flag(ref.flag)
-        values = as_list(as_object(as_object(flag.get("customProperties")).get(self._property)).get("value"))
-        return _Opened(flag, self.api.config(flag), str(values[0]) if values else "")
+        return Opened(flag, self.api.config(flag), self.api.environment)
 
-    def _state(self, ref: FlagRef, opened: _Opened) -> tuple[FlagState, Record]:
-        if not opened.text:
+    def _state(self, ref: FlagRef, opened: Opened) -> tuple[FlagState, Record]:
+        if not opened.record_text:
             raise FlagError(
-                f"flag {ref.flag!r} was not begun by expnb in environment {self.environment!r}: it carries no property {self._property!r}. Nothing was changed. Create a flag of another name."
+                f"flag {ref.flag!r} was not begun by expnb in environment {self.environment!r}: it carries no property {rules.property_of(self.api.environment)!r}. Nothing was changed. Create a flag of another name."
             )
-        record = self._current(ref.flag, opened, rules.parse_record(ref.flag, opened.text))
-        found = rules.problem(opened.flag, opened.config)
+        record = self._current(ref.flag, opened, rules.parse_record(ref.flag, opened.record_text))
+        found = rules.problem(opened)
         if found:
             raise FlagEditedError(ref.flag, found)
         state = FlagState(
@@ -302,32 +280,32 @@ class LaunchDarklyFlags:
             opened.version,
             enabled=opened.on,
             changed_at=record.changed_at,
-            bucketing=_bucketing(ref.flag, opened),
+            bucketing=opened.bucketing,
         )
         return state, record
 
-    def _current(self, flag: str, opened: _Opened, record: Record) -> Record:
+    def _current(self, flag: str, opened: Opened, record: Record) -> Record:
         """The record of what is served now: the one beside the flag, or that of a request which somebody applied at the vendor since."""
-        if _agrees(record, opened):
+        if rules.agrees(record, opened):
             return record
         done = [one for one in self.api.approvals(flag) if one.status == "completed"]
         for _ in done:
-            follower = next((one for one in done if one.base == digest(record.text)[:12]), None)
+            follower = next((one for one in done if one.base == base_of(record)), None)
             if follower is None:
                 break
             record = rules.parse_record(flag, follower.record)
-            if _agrees(record, opened):
-                return replace(record, changed_at=follower.applied_at or record.changed_at)
+            if rules.agrees(record, opened):
+                return record
         raise FlagEditedError(
-            flag, f"it does not serve what its record says ('{rules.parse_record(flag, opened.text).exposure}')"
+            flag, f"it does not serve what its record says ('{rules.parse_record(flag, opened.record_text).exposure}')"
         )
 
     # --- writing --------------------------------------------------------------------------------
 
-    def _planned(self, opened: _Opened, plan: RampPlan, now: datetime) -> tuple[FlagState, Record]:
+    def _planned(self, opened: Opened, plan: RampPlan, now: datetime) -> tuple[FlagState, Record]:
         """The flag as it is, once everything that could forbid the plan was checked."""
-        check_granularity(plan.after, 0.01)
-        rules.check_shares(plan.after)
+        check_granularity(plan.after, _CAN.granularity)
+        line.check_shares(plan.after)
         state, record = self._state(plan.ref, opened)
         if record.plan_id == plan.id and state.version != plan.base_version:
             change = (
@@ -335,35 +313,16 @@ class LaunchDarklyFlags:
             )
             raise FlagConflictError(plan.ref.flag, plan.base_version, state.version, change)
         check_push(plan, state, now=now)
-        if state.exposure != _LOST:  # restored after a kill that could not read it
+        if state.exposure != rules.LOST:  # restored after a kill that could not read it
             check_fixed(plan.ref.flag, state.exposure, plan.after)
         return state, record
 
-    def _operations(self, opened: _Opened, record: Record) -> list[Json]:
-        """The JSON Patch that makes this environment serve the record; nothing else is named in it."""
-        base, order = f"/environments/{self.api.environment}", rules.order_of(opened.flag)
-        wanted = rules.targeting(record.exposure, order)
-        found: list[Json] = []
-        if not rules.is_served(record.exposure, opened.flag, opened.config):
-            found += _rule_operations(base, opened.config, wanted)
-            found.append({"op": "replace", "path": f"{base}/fallthrough", "value": wanted["fallthrough"]})
-        if not opened.on:
-            found.append({"op": "replace", "path": f"{base}/on", "value": True})
-        return [*found, self._keep(opened, record)]
-
-    def _keep(self, opened: _Opened, record: Record) -> Json:
-        path = f"/customProperties/{self._property}"
-        value: Object = {"name": f"expnb in {self.api.environment}", "value": [record.text]}
-        if "customProperties" not in opened.flag:
-            return {"op": "add", "path": "/customProperties", "value": {self._property: value}}
-        return {"op": "add", "path": path, "value": value}
-
-    def _patch(self, opened: _Opened, flag: str, operations: Sequence[Json], comment: str) -> None:
+    def _patch(self, opened: Opened, flag: str, operations: Sequence[Json], comment: str) -> None:
         path = f"/environments/{self.api.environment}/version"
         guard: Object = {"op": "test", "path": path, "value": opened.config.get("version")}
         self.api.patch(flag, [guard, *operations], comment)
 
-    def _confirmed(self, plan: RampPlan, before: FlagState, lost: str) -> FlagState:
+    def _confirmed(self, plan: RampPlan, before: FlagState, *, lost: bool) -> FlagState:
         try:
             after = self.read(plan.ref)
         except ExpnbError as error:
@@ -378,22 +337,23 @@ class LaunchDarklyFlags:
             f"flag {plan.ref.flag!r} was pushed as '{plan.after}', but reads '{describe(after)}': somebody else wrote it at once. Read it and decide again."
         )
 
-    def _conflict(self, plan: RampPlan, before: FlagState, error: StaleError, now: datetime) -> FlagError:
+    def _conflict(self, plan: RampPlan, error: RefusedError, now: datetime) -> FlagError:
+        """Why a write was refused: the change that somebody else made, if there is one."""
         try:
             found = self.read(plan.ref)
             check_push(plan, found, now=now)
         except FlagError as moved:
             return moved
-        if found.version == before.version and "conflict" not in str(error).casefold():
+        if not isinstance(error, StaleError):
             return error
         change = f"still {describe(found)}; the server had another change under way"
         return FlagConflictError(plan.ref.flag, plan.base_version, found.version, change)
 
-    def _turn_off(self, flag: str, opened: _Opened) -> None:
+    def _turn_off(self, flag: str, opened: Opened) -> None:
         instructions: list[Json] = [{"kind": "turnFlagOff"}]
-        order = rules.order_of(opened.flag)
+        order = opened.order
         if OFF in order and opened.config.get("offVariation") != order.index(OFF):
-            instructions.insert(0, {"kind": "updateOffVariation", "variationId": _variation_id(opened, OFF)})
+            instructions.insert(0, {"kind": "updateOffVariation", "variationId": opened.variation_id(OFF)})
         try:
             self.api.instruct(flag, instructions, "expnb: kill")
         except ApprovalError as error:
@@ -406,108 +366,65 @@ class LaunchDarklyFlags:
                     f"{error.sentence} It was read: flag {flag!r} is still on. Kill it again."
                 ) from error
 
-    def _close(self, flag: str, opened: _Opened, record: Record) -> str:
-        """Close the rules of a flag that is off; what kept it from that, in words."""
-        if record.exposure == _LOST:
-            return "It is off; its rules were left as they are."
-        base, order = f"/environments/{self.api.environment}", rules.order_of(opened.flag)
-        wanted = rules.targeting(record.exposure, order)
-        try:
-            self.api.patch(
-                flag,
-                [
-                    {"op": "replace", "path": f"{base}/rules", "value": wanted["rules"]},
-                    {"op": "replace", "path": f"{base}/fallthrough", "value": wanted["fallthrough"]},
-                    self._keep(opened, record),
-                ],
-                "expnb: kill, rules closed",
+    def _killed(self, ref: FlagRef, exposure: Exposure, record: Record) -> FlagState:
+        """The state after a kill, as it was read back."""
+        opened = self._open(ref)
+        if opened.on:
+            raise PushUncertainError(
+                f"flag {ref.flag!r} was turned off, but is on: somebody else wrote it at once. Kill it again."
             )
+        try:
+            return self._state(ref, opened)[0]
+        except FlagError:  # no record, or one that is not what the rules say: off all the same
+            return FlagState(
+                ref, exposure, opened.version, enabled=False, changed_at=record.changed_at, bucketing=opened.bucketing
+            )
+
+    def _close(self, flag: str, opened: Opened, record: Record) -> str:
+        """Close the rules of a flag that is off; what kept it from that, in words."""
+        if record.exposure == rules.LOST:
+            return "It is off; its rules were left as they are."
+        try:
+            self.api.patch(flag, rules.closing(opened, record), "expnb: kill, rules closed")
         except (FlagError, ApprovalError) as error:
             return f"It is off, but its rules could not be closed ({error}); look at them before it is turned on."
         return ""
 
     # --- approvals of the vendor ----------------------------------------------------------------
 
-    def _instructions(self, opened: _Opened, after: Exposure) -> list[Json]:
-        """The change as a request takes it: there, each variation can be named once only, in the flag's own order."""
-        order = rules.order_of(opened.flag)
-        served = rules.serving(after, order)
-        places = [as_object(part)["variation"] for part in as_list(as_object(served.get("rollout")).get("variations"))]
-        if places != sorted(set(map(str, places)), key=int) and list(map(str, places)) != sorted(
-            set(map(str, places)), key=int
-        ):
-            raise FlagError(
-                f"an approval request of LaunchDarkly cannot say '{after}': it names each variation once, and with {len(after.arms)} arms 'off' stands between them several times. Nothing was changed. Ramp two arms, or keep the flag in an environment that requires no approvals there."
-            )
-        what: Object = (
-            {"variationId": _variation_id(opened, order[int(str(served["variation"]))])}
-            if "variation" in served
-            else {
-                "rolloutContextKind": "user",
-                "rolloutWeights": {_variation_id(opened, name): width for name, width in rules.stretches(after)},
-            }
-        )
-        found = as_list(opened.config.get("rules"))
-        instruction: Object = {"kind": "updateFallthroughVariationOrRollout", **what}
-        if after.eligibility.audience and found:
-            instruction = {"kind": "updateRuleVariationOrRollout", "ruleId": as_object(found[0]).get("_id"), **what}
-        elif after.eligibility.audience:
-            instruction = {"kind": "addRule", "clauses": rules.clauses(after), **what}
-        turn: list[Json] = [] if opened.on else [{"kind": "turnFlagOn"}]
-        return [instruction, *turn]
-
-    def _apply_request(self, opened: _Opened, plan: RampPlan, record: Record, old: Record) -> str:
+    def _apply_request(self, opened: Opened, plan: RampPlan, record: Record, old: Record) -> str:
         """Have the vendor carry out the approved request of this plan; a note for the receipt."""
-        approval = next((one for one in self.api.approvals(plan.ref.flag) if one.plan_id == plan.id), None)
-        self._check_approved(opened, plan, approval)
-        assert approval is not None  # noqa: S101 - `_check_approved` raises otherwise
-        if approval.base != digest(old.text)[:12] or not _says(approval, self._instructions(opened, plan.after)):
-            raise ApprovalError(
-                f"the approval request of the plan for flag {plan.ref.flag!r} was changed since expnb made it. Nothing was pushed. Look at it, decline it and request again: {self.api.page(opened.flag)}"
-            )
-        self.api.apply(plan.ref.flag, approval, _comment(plan))
+        flag = plan.ref.flag
+        approval = approved(self.api.approvals(flag), opened, plan, old, self.api.page(opened.flag))
+        self.api.apply(flag, approval, _comment(plan))
         try:
-            self.api.patch(plan.ref.flag, [self._keep(opened, record)], _comment(plan))
+            self.api.patch(flag, [rules.keep(opened, record)], _comment(plan))
         except (FlagError, ApprovalError) as error:
             return f"Approved as request {approval.id}. expnb's note beside the flag could not be written ({error}); the request stands for it."
         return f"Approved as request {approval.id}."
 
-    def _check_approved(self, opened: _Opened, plan: RampPlan, approval: Approval | None) -> None:
-        start = (
-            f"environment {self.environment!r} takes changes of flag {plan.ref.flag!r} through LaunchDarkly's approvals"
-        )
-        where = self.api.page(opened.flag)
-        if approval is None:
-            raise ApprovalError(
-                f"{start}, and none was requested for this plan. Nothing was pushed. Request it, and have it approved there."
-            )
-        if approval.review == "declined" or approval.status == "failed":
-            what = "was declined" if approval.review == "declined" else "failed there"
-            raise ApprovalError(
-                f"{start}, and the request of this plan {what}. Nothing was pushed. Read why, then decide and plan again: {where}"
-            )
-        if approval.review != "approved" or approval.status != "pending":
-            raise ApprovalError(
-                f"{start}, and the request of this plan is {approval.review} ({approval.status}). Nothing was pushed. Have somebody else approve it: {where}"
-            )
-
-    def _handed_over(self, plan: RampPlan, opened: _Opened, approval: Approval) -> VendorRequest:
+    def _handed_over(self, plan: RampPlan, opened: Opened, approval: Approval) -> VendorRequest:
         return VendorRequest(plan.ref, plan.id, approval.id, self.api.page(opened.flag), approval.created_at)
 
     # --- a new flag -----------------------------------------------------------------------------
 
     def _check_spec(self, flag: FlagSpec) -> None:
         check_variants(flag.exposure)
-        check_eligibility(
-            flag.exposure,
-            Capabilities(0.01, "native", approvals=True, audit=True, eligibility=("audience",)),
-            self.name,
-        )
-        rules.check_weights_fit(flag.exposure)
+        check_eligibility(flag.exposure, _CAN, self.name)
+        line.check_weights_fit(flag.exposure)
         if not _KEY.fullmatch(flag.ref.flag):
             raise FlagError(
                 f"a flag is called {flag.ref.flag!r}; LaunchDarkly takes letters, digits, '.', '_' and '-' only, and 256 of them at most. Nothing was changed. Rename it."
             )
+
+    def _post(self, flag: FlagSpec) -> None:
+        try:
+            self.api.create(_new_flag(flag))
+        except StaleError as error:  # somebody was faster
+            raise self._exists(flag.ref.flag) from error
+        except PushUncertainError:
+            if self.api.find(flag.ref.flag) is None:
+                raise
 
     def _exists(self, flag: str) -> FlagError:
         return FlagError(
@@ -552,7 +469,7 @@ def _is_here(host: str) -> bool:
 
 
 def _new_flag(flag: FlagSpec) -> Object:
-    names = rules.variants(flag.exposure)
+    names = line.variants(flag.exposure)
     variations: list[Json] = [{"value": name, "name": name} for name in names]
     return {
         "key": flag.ref.flag,
@@ -564,72 +481,6 @@ def _new_flag(flag: FlagSpec) -> Object:
         "defaults": {"onVariation": names.index(OFF), "offVariation": names.index(OFF)},
         "customProperties": {},
     }
-
-
-def _untouched(opened: _Opened, exposure: Exposure) -> bool:
-    """Whether a flag has these very variations, and serves "off" to everybody by nobody's decision."""
-    names = rules.order_of(opened.flag)
-    closed = replace(exposure, eligibility=replace(exposure.eligibility, audience={}))
-    return (
-        names == rules.variants(exposure)
-        and not opened.on
-        and not rules.problem(opened.flag, opened.config)
-        and rules.is_served(closed, opened.flag, opened.config)
-    )
-
-
-def _agrees(record: Record, opened: _Opened) -> bool:
-    """Whether the environment serves what the record says; a flag that is off serves nobody, with whatever rules."""
-    nobody = not opened.on and not record.exposure.enrolled and not record.exposure.serve
-    return nobody or rules.is_served(record.exposure, opened.flag, opened.config)
-
-
-def _rule_operations(base: str, config: Object, wanted: Object) -> list[Json]:
-    """Only what the rule serves, where the rule is there; its identifiers and clauses stay as they are."""
-    old, new = as_list(config.get("rules")), as_list(wanted["rules"])
-    if not old and not new:
-        return []
-    bare = [{"clauses": as_object(rule).get("clauses")} for rule in (*old, *new)]
-    if len(old) != 1 or len(new) != 1 or not _same_clauses(*bare):
-        return [{"op": "replace", "path": f"{base}/rules", "value": new}]
-    served = {key: value for key, value in as_object(new[0]).items() if key != "clauses"}
-    gone = [key for key in ("variation", "rollout") if as_object(old[0]).get(key) is not None and key not in served]
-    found: list[Json] = [{"op": "remove", "path": f"{base}/rules/0/{key}"} for key in gone]
-    return [*found, *({"op": "add", "path": f"{base}/rules/0/{key}", "value": value} for key, value in served.items())]
-
-
-def _same_clauses(old: Object, new: Object) -> bool:
-    return rules.plain_rule(old) == rules.plain_rule(new)
-
-
-def _closed(flag: str, opened: _Opened) -> Exposure:
-    """The exposure of a killed flag: whatever of its record can still be read, and nobody exposed."""
-    try:
-        exposure = rules.shut(rules.parse_record(flag, opened.text).exposure)
-    except FlagError:
-        return _LOST
-    return exposure if set(rules.variants(exposure)) <= set(rules.order_of(opened.flag)) else _LOST
-
-
-def _says(approval: Approval, instructions: Sequence[Json]) -> bool:
-    """Whether a request holds these instructions and no others; the vendor may have added identifiers to them."""
-    return len(approval.instructions) == len(instructions) and all(
-        all(found.get(key) == value for key, value in as_object(wanted).items())
-        for found, wanted in zip(approval.instructions, instructions, strict=True)
-    )
-
-
-def _variation_id(opened: _Opened, name: str) -> str:
-    variation = as_list(opened.flag.get("variations"))[rules.order_of(opened.flag).index(name)]
-    return str(as_object(variation).get("_id"))
-
-
-def _salt(opened: _Opened) -> str:
-    return str(opened.config.get("salt"))
-
-
-def _bucketing(flag: str, opened: _Opened) -> str:
-    return f"LaunchDarkly SHA1 of {flag}.{_salt(opened)}. and the context's key"
 
 
 def _comment(plan: RampPlan) -> str:

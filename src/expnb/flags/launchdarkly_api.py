@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Final, NoReturn
+from typing import Final
 from urllib.parse import quote
 
 import httpx
@@ -23,11 +23,15 @@ from expnb.spec.canonical import Json
 VERSION: Final = "20240415"
 SEMANTIC: Final = "application/json; domain-model=launchdarkly.semanticpatch"
 _MARK: Final = "expnb:"  # starts the line of an approval request that expnb reads back
-_STALE: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY)
+_REFUSED: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
-class StaleError(FlagError):
-    """The server refused a change: the flag moved, or the change is none it can make."""
+class RefusedError(FlagError):
+    """The server refused a change: it is none that it can make, or breaks one that waits there."""
+
+
+class StaleError(RefusedError):
+    """The server refused a change because another one came first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,6 @@ class Approval:
     status: str  # "pending", "completed", "failed" or "scheduled"
     instructions: tuple[Object, ...]
     created_at: datetime
-    applied_at: datetime | None
     plan_id: str  # empty for a request that expnb did not make
     base: str  # fingerprint of the record it follows
     record: str
@@ -118,7 +121,7 @@ class Api:
         """A new approval request; `note` is what expnb reads back from it."""
         description = f"{text}\n{_MARK}{json.dumps(dict(note), sort_keys=True)}"
         body: Object = {"description": description, "instructions": list(instructions)}
-        return _approval(self._body(self._write("POST", self._approvals_path(key), body)))
+        return _approval(self._body(self._write("POST", self._approvals_path(key), body), wrote=True))
 
     def apply(self, key: str, approval: Approval, comment: str) -> None:
         """An approved request, carried out by the vendor."""
@@ -148,8 +151,9 @@ class Api:
 
     def _write(self, method: str, path: str, body: Object, *, content_type: str = "") -> httpx.Response:
         answer = self._send(method, path, json=body, content_type=content_type)
-        if answer.status_code in _STALE:
-            raise StaleError(
+        if answer.status_code in _REFUSED:
+            kind = StaleError if answer.status_code == HTTPStatus.CONFLICT else RefusedError
+            raise kind(
                 f"{self.server.name} refuses the change: {_message(answer)}. Nothing was changed. Read the flag, and plan again."
             )
         if answer.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -160,7 +164,7 @@ class Api:
             raise FlagServerError(
                 self.server.name,
                 f"answers {answer.status_code}: {_message(answer)}. Nothing was changed. Read the flag.",
-                "refused",
+                "flag-server-answer",
             )
         return answer
 
@@ -179,34 +183,31 @@ class Api:
             raise FlagServerError(
                 self.server.name,
                 f"does not let the token {token!r} do this in project {self.project!r}, environment {self.environment!r} (403). Nothing was changed. Give it a role that may, or use another one.",
-                "token-refused",
+                "no-permission",
             )
         return answer
 
-    def _body(self, answer: httpx.Response) -> Object:
+    def _body(self, answer: httpx.Response, *, wrote: bool = False) -> Object:
         if answer.is_error:
             raise FlagServerError(
                 self.server.name,
                 f"answers {answer.status_code}: {_message(answer)}. Nothing was changed. Correct the address in expnb.toml.",
-                "refused",
+                "flag-server-answer",
             )
         try:
             body = answer.json()
         except ValueError:
-            self._unreadable(answer)
-        if not isinstance(body, dict):
-            self._unreadable(answer)
-        return body
-
-    def _unreadable(self, answer: httpx.Response) -> NoReturn:
-        if answer.request.method != "GET":
+            body = None
+        if isinstance(body, dict):
+            return body
+        if wrote:
             raise PushUncertainError(
                 f"{self.server.name} answered a change with something else than a JSON object; it may be done. Nothing is sent twice: read the flag."
             )
         raise FlagServerError(
             self.server.name,
             "answers with something else than a JSON object. Nothing was changed. Check the address in expnb.toml: it may be a login page.",
-            "server-hangs",
+            "flag-server-answer",
         )
 
 
@@ -225,8 +226,7 @@ def _approval(raw: Object) -> Approval:
         str(raw.get("reviewStatus", "")),
         str(raw.get("status", "")),
         tuple(as_object(item) for item in as_list(raw.get("instructions"))),
-        _time(raw.get("creationDate")) or datetime.fromtimestamp(0, UTC),
-        _time(raw.get("appliedDate")),
+        _time(raw.get("creationDate")),
         note.get("plan", ""),
         note.get("base", ""),
         note.get("record", ""),
@@ -242,7 +242,7 @@ def _note(description: str) -> dict[str, str]:
     return {name: str(value) for name, value in found.items()} if isinstance(found, dict) else {}
 
 
-def _time(milliseconds: Json) -> datetime | None:
+def _time(milliseconds: Json) -> datetime:
     if isinstance(milliseconds, bool) or not isinstance(milliseconds, int | float):
-        return None
+        milliseconds = 0
     return datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -1,78 +1,25 @@
-"""What LaunchDarkly serves of an exposure: stretches of one line, the record kept beside them, and who stands where.
+"""A flag of LaunchDarkly as JSON: what its environment serves for an exposure, and the record that expnb keeps beside it.
 
-A flag there has one hash, so one line from 0 to 100 000 thousandths of a percent, on which every unit has its place. A gate and a split cannot be told apart on it, and variants side by side would push each other along while the ramp rises.
-So every arm owns a fixed stretch as wide as its weight. In its first part it is served, in the rest nothing new. Raising only moves the border within a stretch: nobody changes the variant.
-
-Stretches are mirrored two by two, so that control and treatment of an ordinary experiment have "off" once, between them: control | off | treatment.
-With three or more arms "off" stands on the line more than once. The vendor's own experiments name a variation twice in that way; whether the vendor's pages show such a rollout nicely was not tried.
-
-References
-----------
-.. [1] launchdarkly-server-sdk 9, ldclient/impl/evaluator_common.py: the place of a context, and how a rollout is walked.
-.. [2] launchdarkly.com/docs/api/feature-flags/update-feature-flag: weights in thousandths of a percent.
+The record stands in a custom property of the flag, one for each environment; the vendor documents those for the data of integrations. What is served must follow from it: a flag that serves something else was edited by somebody.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from fractions import Fraction
-from itertools import accumulate
 from typing import Final, cast
 
-from expnb.errors import FlagEditedError, FlagError, PercentError, SpecError, UnitError
+from expnb.errors import FlagEditedError, FlagError, PercentError, SpecError
 from expnb.flags.base import OFF
-from expnb.flags.bucketing import split_weights
+from expnb.flags.launchdarkly_line import stretches, variants
 from expnb.spec.canonical import Json, canonical_json, digest
 from expnb.spec.flag import UNIT, Eligibility, Exposure
 
 Object = dict[str, Json]
-TOTAL: Final = 100_000  # thousandths of a percent on the line
-TOLERANCE: Final = Fraction(1, 100)  # by which an arm's share may miss what was asked, relative
-_SCALE: Final = float(0xFFFFFFFFFFFFFFF)  # 15 hexadecimal digits
+LOST: Final = Exposure({OFF: 1.0}, OFF)  # what is left of a flag that was killed without a readable record
 _SERVING: Final = ("on", "salt", "targets", "contextTargets", "rules", "fallthrough", "offVariation", "prerequisites")
-
-
-def stretches(exposure: Exposure) -> tuple[tuple[str, int], ...]:
-    """What stands on the line from its start, in thousandths of a percent that add up to 100 000; ``"off"`` is nothing new."""
-    if exposure.serve:
-        held = round(exposure.holdback * 1000) if exposure.serve != exposure.control else 0
-        return _joined([(exposure.control, held), (exposure.serve, TOTAL - held)])
-    parts = []
-    for place, (arm, width) in enumerate(_slots(exposure)):
-        inside = 0 if arm in exposure.dropped else round(Fraction(repr(exposure.enrolled)) * width / 100)
-        pair = [(arm, inside), (OFF, width - inside)]
-        parts += pair[::-1] if place % 2 else pair
-    return _joined(parts)
-
-
-def variants(exposure: Exposure) -> list[str]:
-    """The flag's variations in their order: control, ``"off"``, and the treatments by name."""
-    control, *others = _order(exposure)
-    return [control, OFF, *others]
-
-
-def check_shares(exposure: Exposure) -> None:
-    """Raise `PercentError` when an arm cannot get its share to one part in a hundred.
-
-    The line counts in thousandths of a percent. Thirds of 5 % fall between them and lose less than a thousandth; a small arm of a tiny ramp would lose much of what it was promised, or all.
-    """
-    if exposure.serve or not exposure.enrolled:
-        return
-    found = dict.fromkeys(exposure.weights, 0)
-    for name, width in stretches(exposure):
-        found[name] = found.get(name, 0) + width
-    for name, share in exposure.shares().items():
-        wanted = Fraction(share) * TOTAL
-        if abs(found[name] - wanted) > wanted * TOLERANCE + Fraction(1, 10**6):
-            least = exposure.enrolled * float(150 / wanted)
-            raise PercentError(
-                exposure.enrolled,
-                f"LaunchDarkly counts in thousandths of a percent, so {name!r} would get {found[name] / 1000:g} % of the units instead of {float(wanted) / 1000:.4g} %. Write {least:.2g} or more, or give {name!r} a larger weight.",
-            )
 
 
 def serving(exposure: Exposure, order: Sequence[str]) -> Object:
@@ -104,38 +51,6 @@ def targeting(exposure: Exposure, order: Sequence[str]) -> Object:
     if not exposure.eligibility.audience:
         return {"rules": [], "fallthrough": served}
     return {"rules": [{"clauses": clauses(exposure), **served}], "fallthrough": {"variation": order.index(OFF)}}
-
-
-def place(flag: str, salt: str, unit: str) -> float:
-    """Where a unit stands on the line, 0 to 1 [1]_.
-
-    Raises
-    ------
-    UnitError
-        If the unit has no UTF-8 form.
-    """
-    try:
-        data = f"{flag}.{salt}.{unit}".encode()
-    except UnicodeEncodeError as error:
-        raise UnitError(
-            f"the unit {unit!r} has no UTF-8 form, so no SDK can hash it. Write units as valid text."
-        ) from error
-    return int(hashlib.sha1(data, usedforsecurity=False).hexdigest()[:15], 16) / _SCALE
-
-
-def assigner(flag: str, salt: str, exposure: Exposure) -> Callable[[str, Mapping[str, str]], str]:
-    """A function from unit and its attributes to variant, for one flag as it stands."""
-    parts = stretches(exposure)
-    # The SDKs add up floating point shares; so do we, to put the borders where they do.
-    borders = list(accumulate((width / TOTAL for _, width in parts), initial=0.0))[1:]
-
-    def assign(unit: str, attributes: Mapping[str, str]) -> str:
-        if not unit or not exposure.eligibility.admits({**attributes, UNIT: unit}):
-            return OFF
-        at = place(flag, salt, unit)
-        return next((name for (name, _), border in zip(parts, borders, strict=True) if at < border), parts[-1][0])
-
-    return assign
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,17 +127,11 @@ def shut(exposure: Exposure) -> Exposure:
     return replace(exposure, enrolled=0.0, serve="", holdback=0.0)
 
 
-def order_of(flag: Object) -> list[str]:
-    """The values of a flag's variations, in their order."""
-    return [str(as_object(variation).get("value")) for variation in as_list(flag.get("variations"))]
-
-
-def is_served(exposure: Exposure, flag: Object, config: Object) -> bool:
+def is_served(exposure: Exposure, opened: Opened) -> bool:
     """Whether the configuration of an environment is the one that serves `exposure`."""
-    order = order_of(flag)
-    if not set(variants(exposure)) <= set(order):
+    if not set(variants(exposure)) <= set(opened.order):
         return False
-    wanted = targeting(exposure, order)
+    config, wanted = opened.config, targeting(exposure, opened.order)
     return {
         "rules": [plain_rule(rule) for rule in as_list(config.get("rules"))],
         "fallthrough": _plain_serving(as_object(config.get("fallthrough"))),
@@ -232,9 +141,10 @@ def is_served(exposure: Exposure, flag: Object, config: Object) -> bool:
     }
 
 
-def problem(flag: Object, config: Object) -> str:
+def problem(opened: Opened) -> str:
     """What serves units past the rules, in words; empty when nothing does."""
-    if flag.get("archived") or config.get("archived"):
+    config, order = opened.config, opened.order
+    if opened.flag.get("archived") or config.get("archived"):
         return "it is archived"
     if any(
         as_object(target).get("values") for key in ("targets", "contextTargets") for target in as_list(config.get(key))
@@ -242,15 +152,9 @@ def problem(flag: Object, config: Object) -> str:
         return "units are targeted one by one, past the ramp"
     if config.get("prerequisites"):
         return "another flag is its prerequisite"
-    order = order_of(flag)
     if OFF not in order or config.get("offVariation") != order.index(OFF):
         return "its off variation is not 'off'"
     return ""
-
-
-def fingerprint(flag: Object, config: Object, record: str) -> str:
-    """Hash of everything that decides what is served, so that an edit by hand changes it too."""
-    return digest([order_of(flag), {key: config.get(key) for key in _SERVING}, record])[:12]
 
 
 def as_object(value: Json) -> Object:
@@ -261,32 +165,6 @@ def as_object(value: Json) -> Object:
 def as_list(value: Json) -> list[Json]:
     """`value` if it is a JSON list, an empty one otherwise."""
     return value if isinstance(value, list) else []
-
-
-def _order(exposure: Exposure) -> list[str]:
-    """Control first, then by name and not by mapping: one that went through sorted JSON must not move anybody."""
-    return [exposure.control, *sorted(set(exposure.weights) - {exposure.control})]
-
-
-def _slots(exposure: Exposure) -> list[tuple[str, int]]:
-    """Each arm with the width of its stretch; borders lie on the nearest thousandth of a percent."""
-    weights, order = dict(split_weights(exposure.weights)), _order(exposure)
-    total = sum(weights.values())
-    borders = [
-        round(Fraction(TOTAL * part, total)) for part in accumulate((weights[name] for name in order), initial=0)
-    ]
-    return [(name, end - start) for name, start, end in zip(order, borders, borders[1:], strict=False)]
-
-
-def _joined(parts: Sequence[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
-    """Neighbours of one name as one stretch, and none of no width."""
-    joined: list[tuple[str, int]] = []
-    for name, width in parts:
-        if joined and joined[-1][0] == name:
-            joined[-1] = (name, joined[-1][1] + width)
-        elif width:
-            joined.append((name, width))
-    return tuple(joined)
 
 
 def plain_rule(rule: Json) -> Json:
@@ -320,9 +198,131 @@ def _plain_serving(raw: Object) -> Object:
     return {"parts": [part for part in parts if as_list(part)[1]], "hashed": hashed}
 
 
-def check_weights_fit(exposure: Exposure) -> None:
-    """Raise `FlagError` for a variant so small that no ramp could serve it its share."""
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A flag as one moment saw it.
+
+    Parameters
+    ----------
+    flag, config : dict
+        The flag, and what it serves in the environment.
+    environment : str
+        The environment's key at the vendor.
+    """
+
+    flag: Object
+    config: Object
+    environment: str
+
+    @property
+    def record_text(self) -> str:
+        """The record beside the flag, empty if expnb never began it in this environment."""
+        kept = as_object(as_object(self.flag.get("customProperties")).get(property_of(self.environment)))
+        values = as_list(kept.get("value"))
+        return str(values[0]) if values else ""
+
+    @property
+    def version(self) -> str:
+        """Version and hash of everything that decides what is served, so that an edit by hand changes it too."""
+        serving = {key: self.config.get(key) for key in _SERVING}
+        return f"{self.config.get('version')}-{digest([self.order, serving, self.record_text])[:12]}"
+
+    @property
+    def on(self) -> bool:
+        """Whether targeting is on."""
+        return self.config.get("on") is True
+
+    @property
+    def order(self) -> list[str]:
+        """The values of the flag's variations, in their order."""
+        return [str(as_object(variation).get("value")) for variation in as_list(self.flag.get("variations"))]
+
+    @property
+    def salt(self) -> str:
+        """What is hashed with the key of a unit."""
+        return str(self.config.get("salt"))
+
+    @property
+    def bucketing(self) -> str:
+        """How units get their places, in words."""
+        return f"LaunchDarkly SHA1 of {self.flag.get('key')}.{self.salt}. and the context's key"
+
+    def variation_id(self, name: str) -> str:
+        """The vendor's identifier of a variation."""
+        return str(as_object(as_list(self.flag.get("variations"))[self.order.index(name)]).get("_id"))
+
+
+def agrees(record: Record, opened: Opened) -> bool:
+    """Whether the environment serves what the record says; a flag that is off serves nobody, whatever its rules say."""
+    nobody = not opened.on and not record.exposure.enrolled and not record.exposure.serve
+    return nobody or is_served(record.exposure, opened)
+
+
+def untouched(opened: Opened, exposure: Exposure) -> bool:
+    """Whether a flag has these very variations, and serves "off" to everybody by nobody's decision."""
+    names = opened.order
+    everybody = replace(exposure, eligibility=replace(exposure.eligibility, audience={}))
+    return names == variants(exposure) and not opened.on and not problem(opened) and is_served(everybody, opened)
+
+
+def property_of(environment: str) -> str:
+    """The custom property that keeps the record of an environment."""
+    return f"expnb-{environment}"
+
+
+def operations(opened: Opened, record: Record) -> list[Json]:
+    """The JSON Patch that makes the environment serve the record; nothing else is named in it."""
+    base, wanted = f"/environments/{opened.environment}", targeting(record.exposure, opened.order)
+    found: list[Json] = []
+    if not is_served(record.exposure, opened):
+        found += _rule_operations(base, opened.config, wanted)
+        found.append({"op": "replace", "path": f"{base}/fallthrough", "value": wanted["fallthrough"]})
+    if not opened.on:
+        found.append({"op": "replace", "path": f"{base}/on", "value": True})
+    return [*found, keep(opened, record)]
+
+
+def closing(opened: Opened, record: Record) -> list[Json]:
+    """The JSON Patch that leaves no rule of a killed flag open."""
+    base, wanted = f"/environments/{opened.environment}", targeting(record.exposure, opened.order)
+    rules: Json = {"op": "replace", "path": f"{base}/rules", "value": wanted["rules"]}
+    return [
+        rules,
+        {"op": "replace", "path": f"{base}/fallthrough", "value": wanted["fallthrough"]},
+        keep(opened, record),
+    ]
+
+
+def keep(opened: Opened, record: Record) -> Json:
+    """The operation that puts the record beside the flag."""
+    value: Object = {"name": f"expnb in {opened.environment}", "value": [record.text]}
+    if "customProperties" not in opened.flag:
+        return {"op": "add", "path": "/customProperties", "value": {property_of(opened.environment): value}}
+    return {"op": "add", "path": f"/customProperties/{property_of(opened.environment)}", "value": value}
+
+
+def _rule_operations(base: str, config: Object, wanted: Object) -> list[Json]:
+    """Only what the rule serves, where the rule is there; its identifiers and clauses stay as they are."""
+    old, new = as_list(config.get("rules")), as_list(wanted["rules"])
+    if not old and not new:
+        return []
+    bare = [{"clauses": as_object(rule).get("clauses")} for rule in (*old, *new)]
+    if len(old) != 1 or len(new) != 1 or not _same_clauses(*bare):
+        return [{"op": "replace", "path": f"{base}/rules", "value": new}]
+    served = {key: value for key, value in as_object(new[0]).items() if key != "clauses"}
+    gone = [key for key in ("variation", "rollout") if as_object(old[0]).get(key) is not None and key not in served]
+    found: list[Json] = [{"op": "remove", "path": f"{base}/rules/0/{key}"} for key in gone]
+    return [*found, *({"op": "add", "path": f"{base}/rules/0/{key}", "value": value} for key, value in served.items())]
+
+
+def _same_clauses(old: Object, new: Object) -> bool:
+    return plain_rule(old) == plain_rule(new)
+
+
+def closed(flag: str, opened: Opened) -> Exposure:
+    """The exposure of a killed flag: whatever of its record can still be read, and nobody exposed."""
     try:
-        check_shares(replace(exposure, enrolled=100.0, serve="", holdback=0.0))
-    except PercentError as error:
-        raise FlagError(f"the split {dict(exposure.weights)} cannot be served: {error.rule}") from error
+        exposure = shut(parse_record(flag, opened.record_text).exposure)
+    except FlagError:
+        return LOST
+    return exposure if set(variants(exposure)) <= set(opened.order) else LOST

@@ -32,7 +32,7 @@ from expnb.flags.base import (
 from expnb.flags.bucketing import BUCKETING, assign_all
 from expnb.spec.flag import Exposure, FlagRef, FlagSpec, FlagState
 
-_STORES: Final[dict[str, dict[str, FlagState]]] = {}  # this process is the server: a name is a place in it
+_STORES: Final[dict[tuple[str, str], dict[str, FlagState]]] = {}  # this process is the server: a name is a place in it
 _LOCK: Final = threading.RLock()
 
 
@@ -57,7 +57,7 @@ class InMemoryFlags:
 
     def __init__(self, name: str, environment: str) -> None:
         self.name, self.environment = name, environment
-        self._flags = _STORES.setdefault(f"{name} {environment}", {})
+        self._flags = _STORES.setdefault((name, environment), {})
 
     def create(self, flag: FlagSpec, *, now: datetime | None = None) -> FlagState:
         """A new flag at 0 percent."""

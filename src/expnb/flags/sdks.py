@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Final
 
 from expnb.errors import FlagError, RebucketedError
+from expnb.flags.base import OFF
+from expnb.flags.bucketing import GENERATION, assign_all
 from expnb.flags.canaries import UNITS, WIDE_UNITS, canaries, differing, probe, signs
 from expnb.flags.flagd_rules import targeting
-from expnb.flags.bucketing import GENERATION, assign_all
-from expnb.flags.base import OFF
 from expnb.flags.generations import GENERATIONS
 from expnb.spec.canonical import Json
 
@@ -32,6 +32,15 @@ _ASKED: Final = UNITS + WIDE_UNITS
 _DEFAULT: Final = "code default"
 _SCRIPT: Final = Path(__file__).with_name("sdk_answers.cjs")
 _NODE_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What one SDK answered, by flag."""
+
+    name: str
+    version: str
+    answers: Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +78,30 @@ class SdkCheck:
         return f"{called} agrees, hash generation {self.generation}"
 
 
+def python_answers(document: str, flag: str, units: Sequence[str]) -> Answers | None:
+    """What the Python SDK answers; None where it is not installed.
+
+    The provider's own evaluator is asked in this process, without its file watcher and the network libraries that it loads; providers before 0.5, which have none, are asked as a whole.
+    """
+    try:
+        installed = version(PROVIDER)
+    except PackageNotFoundError:
+        return None
+    ask = _core_answers if _has_core() else _provider_answers
+    return Answers(f"Python {PROVIDER}", installed, {flag: ask(document, flag, units)})
+
+
+Python = Callable[[str, str, Sequence[str]], Answers | None]  # a flagd file, a flag in it and units -> their variants
+
+
 def check_sdks(
-    flag: str, weights: Mapping[str, float], control: str, *, promised: str = "", node: Path | None = None
+    flag: str,
+    weights: Mapping[str, float],
+    control: str,
+    *,
+    promised: str = "",
+    node: Path | None = None,
+    python: Python = python_answers,
 ) -> list[SdkCheck]:
     """What each SDK that is installed here does with a flag's canary units.
 
@@ -80,6 +111,8 @@ def check_sdks(
         What the flag's metadata says the canaries get; what this expnb computes when left out.
     node : Path, optional
         Folder in which ``npm install @openfeature/flagd-core`` was run.
+    python : callable, optional
+        Asks the Python SDK.
 
     Raises
     ------
@@ -87,7 +120,7 @@ def check_sdks(
         If `node` holds no SDK that can be asked.
     """
     document = _probe_file(flag, weights, control)
-    told = [python_answers(document, flag, _ASKED)]
+    told = [python(document, flag, _ASKED)]
     if node:
         told.append(node_answers(node, document, [flag], [{"targetingKey": unit} for unit in _ASKED]))
     promise = promised or canaries(flag, weights, control)
@@ -95,7 +128,14 @@ def check_sdks(
 
 
 @cache
-def refuse_when_sdks_disagree(flag: str, split: tuple[tuple[str, float], ...], control: str, promised: str) -> None:
+def refuse_when_sdks_disagree(
+    flag: str,
+    split: tuple[tuple[str, float], ...],
+    control: str,
+    promised: str = "",
+    *,
+    python: Python = python_answers,
+) -> None:
     """Raise unless this expnb, and the Python SDK where it is installed, put the canary units where the flag says; asked once per process and flag.
 
     Parameters
@@ -116,33 +156,11 @@ def refuse_when_sdks_disagree(flag: str, split: tuple[tuple[str, float], ...], c
         raise RebucketedError(
             f"flag {flag!r} was made with other buckets: this expnb gives {differing(promised, own)} of its {len(UNITS)} canary units another variant. Nothing was changed. Push with the expnb that made the flag, or make a new flag."
         )
-    for found in check_sdks(flag, weights, control, promised=promised):
+    for found in check_sdks(flag, weights, control, promised=promised, python=python):
         if not found.agrees:
             raise RebucketedError(
                 f"{found}, and flag {flag!r} is made for generation {GENERATION}. Nothing was changed. Install {PROVIDER}>=0.5,<0.6 here and in the services, then run `expnb doctor`."
             )
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """What one SDK answered, by flag."""
-
-    name: str
-    version: str
-    answers: Mapping[str, Sequence[str]]
-
-
-def python_answers(document: str, flag: str, units: Sequence[str]) -> Answers | None:
-    """What the Python SDK answers; None where it is not installed.
-
-    The provider's own evaluator is asked in this process, without its file watcher and the network libraries that it loads; providers before 0.5, which have none, are asked as a whole.
-    """
-    try:
-        installed = version(PROVIDER)
-    except PackageNotFoundError:
-        return None
-    ask = _core_answers if _has_core() else _provider_answers
-    return Answers(f"Python {PROVIDER}", installed, {flag: ask(document, flag, units)})
 
 
 def _has_core() -> bool:
@@ -179,9 +197,7 @@ def _provider_answers(document: str, flag: str, units: Sequence[str]) -> list[st
             provider.shutdown()
 
 
-def node_answers(
-    folder: Path, document: str, flags: Sequence[str], contexts: Sequence[Mapping[str, Json]]
-) -> Answers:
+def node_answers(folder: Path, document: str, flags: Sequence[str], contexts: Sequence[Mapping[str, Json]]) -> Answers:
     """What the JavaScript SDK in a folder answers.
 
     Raises
@@ -191,10 +207,12 @@ def node_answers(
     """
     node = shutil.which("node")
     if node is None:
-        raise FlagError(f"there is no `node` here to ask the SDK in {str(folder)!r} with. Install Node.js, or leave it out.")
+        raise FlagError(
+            f"there is no `node` here to ask the SDK in {str(folder)!r} with. Install Node.js, or leave it out."
+        )
     question = json.dumps({"document": document, "flags": flags, "contexts": contexts})
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - our own script, in a folder that the caller names
             [node, str(_SCRIPT), str(folder)],
             input=question,
             capture_output=True,

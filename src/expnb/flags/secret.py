@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
+from typing import Final
 
-from expnb.errors import CredentialError
+from expnb.errors import CredentialError, FlagError
 
-_SERVICE = "expnb"
+_SERVICE: Final = "expnb"
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+_RANDOM: Final = re.compile(r"[0-9a-f]{16,}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +22,21 @@ class Secret:
     ----------
     name : str
         An environment variable, or an entry of the service ``expnb`` in the keyring.
+
+    Raises
+    ------
+    FlagError
+        If `name` looks like a credential itself, which errors would show.
     """
 
     name: str
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name) or _RANDOM.search(self.name):
+            raise FlagError(
+                "the token of the flags is named by something that is no name of an environment variable; it may be the credential itself, so it is not shown here. "
+                'If it is, revoke it. Name a variable or an entry of the keyring: token = "UNLEASH_TOKEN".'
+            )
 
     def reveal(self) -> str:
         """The credential itself, for the header of one request; not for a repr, an error or a ledger.

@@ -41,9 +41,10 @@ def serve_sample(flags: FlagBackend, ref: FlagRef, state: FlagState | None = Non
         As it was read back; read now when left out.
     """
     exposure = (flags.read(ref) if state is None else state).exposure
-    eligible, strangers = (_asked(flags, ref, who) for who in (eligible_sample(exposure), stranger_sample(exposure)))
-    served = {name: eligible.count(name) for name in sorted(set(eligible))}
-    leaked = sum(answer not in {OFF, ""} for answer in strangers)
+    eligible = eligible_sample(exposure)
+    answers = _asked(flags, ref, eligible)
+    served = {name: answers.count(name) for name in sorted(set(answers))}
+    leaked = sum(answer not in {OFF, ""} for answer in _asked(flags, ref, stranger_sample(exposure, eligible)))
     return served | ({LEAKED: leaked} if leaked else {})
 
 
@@ -84,19 +85,19 @@ def expected_shares(state: FlagState) -> dict[str, float]:
 def eligible_sample(exposure: Exposure) -> SampleUnits:
     """Units that the flag may serve: those of an allow-list, else made-up ones, with the first value of every attribute."""
     who = exposure.eligibility
-    named = who.audience.get(UNIT, ())
-    chosen = tuple(islice(_in_turn(exposure, named or _made_up(), eligible=True), SAMPLE_UNITS))
+    candidates = who.audience.get(UNIT) or _made_up()
+    found = _in_turn(exposure, candidates, eligible=True) if who.needs else iter(candidates)
+    chosen = tuple(islice(found, SAMPLE_UNITS))
     return SampleUnits(chosen, _of_all(_attributes(who), len(chosen)))
 
 
-def stranger_sample(exposure: Exposure) -> SampleUnits:
-    """Units that the flag may not serve: eligible but for one attribute, not on the allow-list, in the holdout, or outside of the slice."""
+def stranger_sample(exposure: Exposure, eligible: SampleUnits) -> SampleUnits:
+    """Units that the flag may not serve: as those `eligible` but for one attribute, not on the allow-list, in the holdout, or outside of the slice."""
     who = exposure.eligibility
     usual, names = _attributes(who), [name for name in who.audience if name != UNIT]
     cases: list[tuple[str, Mapping[str, str]]] = []
-    inside = eligible_sample(exposure).units
     for name in names:
-        cases += [(unit, {**usual, name: NO_VALUE}) for unit in inside[:STRANGERS]]
+        cases += [(unit, {**usual, name: NO_VALUE}) for unit in eligible.units[:STRANGERS]]
     if UNIT in who.audience:
         cases += [(unit, usual) for unit in islice(_made_up(), STRANGERS) if unit not in who.audience[UNIT]]
     elif who.holdout or who.layer:

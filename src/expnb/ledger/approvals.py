@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from expnb.decisions.decision import Decision
 from expnb.decisions.plan import RampPlan
 from expnb.errors import ApprovalError
-from expnb.ledger.ledger import EntryKind, Ledger
 from expnb.spec.workspace_file import ApprovalRule
+
+if TYPE_CHECKING:  # a kill asks for roles, and does not wait for a database's driver
+    from expnb.ledger.ledger import Entry, EntryKind
 
 # Which roles may do what; an environment without roles lets everybody do everything.
 ROLES: Mapping[str, tuple[str, ...]] = {
@@ -54,19 +57,19 @@ def approvals_needed(plan: RampPlan, rules: Sequence[ApprovalRule]) -> int:
     return max((rule.need for rule in applying(plan, rules)), default=0)
 
 
-def approvers(ledger: Ledger, plan: RampPlan) -> list[str]:
+def approvers(entries: Iterable[Entry], plan: RampPlan) -> list[str]:
     """Who has agreed to exactly this plan, each once."""
-    return _actors(ledger, "approval", plan)
+    return _actors(entries, "approval", plan)
 
 
-def check_approvals(ledger: Ledger, plan: RampPlan, rules: Sequence[ApprovalRule]) -> None:
+def check_approvals(entries: Sequence[Entry], plan: RampPlan, rules: Sequence[ApprovalRule]) -> None:
     """Raise `ApprovalError` unless enough others have agreed to exactly this plan, and nobody declined it."""
-    declined = _actors(ledger, "declined", plan)
+    declined = _actors(entries, "declined", plan)
     if declined:
         raise ApprovalError(
             f"{', '.join(declined)} declined the plan {plan.id[:12]} for {plan.experiment!r}. Nothing was pushed. Talk to them, then plan and request anew: `expnb request {plan.experiment}`."
         )
-    needed, given = approvals_needed(plan, rules), len(approvers(ledger, plan))
+    needed, given = approvals_needed(plan, rules), len(approvers(entries, plan))
     if given < needed:
         flag = {"restore": " --restore", "start": " --start"}.get(plan.verb, "")
         raise ApprovalError(
@@ -93,9 +96,9 @@ def check_requires(plan: RampPlan, rules: Sequence[ApprovalRule], decision: Deci
             )
 
 
-def check_approver(ledger: Ledger, plan: RampPlan, actor: str) -> None:
+def check_approver(entries: Sequence[Entry], plan: RampPlan, actor: str) -> None:
     """Raise `ApprovalError` unless somebody else requested the plan and `actor` is a named person."""
-    authors = _actors(ledger, "request", plan)
+    authors = _actors(entries, "request", plan)
     if not authors:
         raise ApprovalError(
             f"nobody requested the plan {plan.id[:12]}; an approval answers a request. Ask its author to request it."
@@ -106,9 +109,10 @@ def check_approver(ledger: Ledger, plan: RampPlan, actor: str) -> None:
         raise ApprovalError(f"{actor!r} requested this plan; somebody else has to approve it.")
 
 
-def _actors(ledger: Ledger, kind: EntryKind, plan: RampPlan) -> list[str]:
-    entries = [entry for entry in ledger.entries(kind=kind, flag=plan.ref.flag) if entry.body["plan_id"] == plan.id]
-    return list(dict.fromkeys(same_person(str(entry.body["actor"])) for entry in entries))
+def _actors(entries: Iterable[Entry], kind: EntryKind, plan: RampPlan) -> list[str]:
+    """Who answered a plan in one way, among the entries about its flag; each once."""
+    answers = [entry for entry in entries if entry.kind == kind and entry.body["plan_id"] == plan.id]
+    return list(dict.fromkeys(same_person(str(entry.body["actor"])) for entry in answers))
 
 
 def same_person(actor: str) -> str:

@@ -7,61 +7,35 @@ the whole was written anew.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Final, Literal, cast, get_args
+from typing import Final
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 
-from expnb.errors import ExpnbError, LedgerBrokenError, LedgerError
-from expnb.ledger.store import START, TABLE, LedgerRow, appending, read_rows
-from expnb.spec.canonical import Json, canonical_json, digest, to_json
+from expnb.errors import LedgerBrokenError, LedgerError
+from expnb.ledger.address import check_address, open_store, store_behind
+from expnb.ledger.checkpoint import read_checkpoint, write_checkpoint
+from expnb.ledger.entry import (
+    KINDS,
+    SCHEMA,
+    Entry,
+    EntryKind,
+    after,
+    body_text,
+    continued,
+    entry_of,
+    hash_entry,
+    head_in,
+    time_text,
+)
+from expnb.ledger.store import START, TABLE, Store, looking_up, newest_per_experiment
 
-EntryKind = Literal[
-    "registered",
-    "agreed",
-    "look",
-    "view",
-    "decision",
-    "request",
-    "approval",
-    "intent",
-    "outcome",
-    "kill",
-    "restored",
-    "forgotten",
-]
-KINDS: Final[tuple[str, ...]] = get_args(EntryKind)
-SCHEMA: Final = 1  # of the entry; entries of older schemas are never rewritten
-_SECRET: Final = re.compile(r"token|secret|password|api[_-]?key|credential", re.IGNORECASE)
-_PREFIX: Final = "sqlite:///"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of the ledger.
-
-    Parameters
-    ----------
-    kind : str
-        One of `EntryKind`, or of a newer expnb that wrote it.
-    happened_at, recorded_at : datetime
-        When it took place and when it was written down, UTC.
-    previous, hash : str
-        SHA-256 of the entry before (64 zeros for the first) and of this one.
-    """
-
-    seq: int
-    kind: str
-    schema: int
-    happened_at: datetime
-    recorded_at: datetime
-    body: Mapping[str, Json]
-    previous: str
-    hash: str
+__all__ = ["KINDS", "SCHEMA", "Entry", "EntryKind", "Ledger", "Verification"]
+_PAGE: Final = 2000  # entries that are checked at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,24 +56,41 @@ class Ledger:
     ----------
     url : str
         ``"sqlite:///PATH"``; a relative path starts from the current folder, four slashes make it absolute.
+    connection : str
+        In place of `url`, for the ledger of a team: the name of an environment variable, or of an entry of the service ``expnb`` in the keyring, that holds a URL of SQLAlchemy, such as ``postgresql://user:password@host/database``. It is looked up at the first use, and never shown.
 
     Raises
     ------
     LedgerError
-        If the address names no SQLite file.
+        If the address names no SQLite file, or both are given; at the first use, if nothing has the connection's name or it holds no URL of a ledger.
     """
 
-    def __init__(self, url: str) -> None:
-        if not url.startswith(_PREFIX) or url == _PREFIX or url.startswith(f"{_PREFIX}:memory:"):
-            # Only the scheme is shown: an address may carry a password.
-            scheme = url.partition(":")[0]
-            raise LedgerError(
-                f"the ledger's address starts with {scheme!r} and names no file that lasts; known is sqlite:///PATH. Correct `url` under [ledger] in expnb.toml."
-            )
-        self.path = Path(url.removeprefix(_PREFIX))
+    def __init__(self, url: str = "", *, connection: str = "") -> None:
+        if url and connection:
+            raise LedgerError("a ledger has a url or a connection, not both. Leave one of them out.")
+        self._shown = f"connection={connection!r}" if connection else repr(url)
+        self._open = partial(store_behind, connection) if connection else partial(open_store, check_address(url))
 
     def __repr__(self) -> str:
-        return f"Ledger({_PREFIX + str(self.path)!r})"
+        return f"Ledger({self._shown})"
+
+    @cached_property
+    def _store(self) -> Store:
+        return self._open()
+
+    @property
+    def path(self) -> Path:
+        """The file of a ledger that is one.
+
+        Raises
+        ------
+        LedgerError
+            If it is on a server.
+        """
+        path = getattr(self._store, "path", None)
+        if not isinstance(path, Path):
+            raise LedgerError(f"{self._store.name} is on a server and has no file.")
+        return path
 
     def append(
         self, kind: EntryKind, body: Mapping[str, object], *, happened_at: datetime, recorded_at: datetime
@@ -117,12 +108,12 @@ class Ledger:
             raise LedgerError(
                 f"a ledger entry of kind {kind!r} is unknown; kinds are {', '.join(KINDS)}. Nothing was recorded."
             )
-        text = _body_text(body)
-        times = _time_text(happened_at), _time_text(recorded_at)
-        with appending(self.path) as connection:
+        text = body_text(body)
+        times = time_text(happened_at), time_text(recorded_at)
+        with self._store.appending() as connection:
             last = connection.execute(select(TABLE).order_by(TABLE.c.seq.desc()).limit(1)).first()
-            seq, previous = _after(last)
-            entry_hash = _hash(seq, kind, SCHEMA, *times, json.loads(text), previous)
+            seq, previous = after(last)
+            entry_hash = hash_entry(seq, kind, SCHEMA, *times, text, previous)
             values = dict(zip(TABLE.c.keys(), (seq, kind, SCHEMA, *times, text, previous, entry_hash), strict=True))
             connection.execute(insert(TABLE).values(values))
         return Entry(
@@ -137,9 +128,22 @@ class Ledger:
         )
 
     def entries(
-        self, *, kind: EntryKind | None = None, experiment: str | None = None, flag: str | None = None
+        self,
+        *,
+        kind: EntryKind | None = None,
+        experiment: str | None = None,
+        flag: str | None = None,
+        environment: str | None = None,
+        tail: int | None = None,
     ) -> list[Entry]:
-        """Entries of a kind, an experiment, a flag, oldest first; each is checked against its own hash.
+        """Entries of a kind, an experiment, a flag, an environment, oldest first; each is checked against its own hash, and no others are read.
+
+        Parameters
+        ----------
+        environment : str, optional
+            Entries that name none hold in every environment, and are among them.
+        tail : int, optional
+            Only the last so many.
 
         Raises
         ------
@@ -148,126 +152,104 @@ class Ledger:
         LedgerError
             If the database cannot be read.
         """
-        found = (_entry(row) for row in read_rows(self.path, kind=kind))
-        return [entry for entry in found if _names(entry, "experiment", experiment) and _names(entry, "flag", flag)]
+        asked = looking_up(self._store, kind=kind, experiment=experiment, flag=flag, environment=environment)
+        query = select(TABLE).where(*asked).order_by(TABLE.c.seq.desc()).limit(tail)
+        return [entry_of(row) for row in reversed(self._store.rows(query))]
+
+    def last(
+        self,
+        *,
+        kind: EntryKind | None = None,
+        experiment: str | None = None,
+        flag: str | None = None,
+        environment: str | None = None,
+    ) -> Entry | None:
+        """The last of the `entries` that are asked for; None where there is none."""
+        found = self.entries(kind=kind, experiment=experiment, flag=flag, environment=environment, tail=1)
+        return found[0] if found else None
+
+    def newest(self, kind: EntryKind) -> list[Entry]:
+        """The last entry of a kind of each experiment, oldest first."""
+        return [entry_of(row) for row in self._store.rows(newest_per_experiment(self._store, kind))]
 
     def head(self) -> str:
         """Hash of the last entry; 64 zeros while there is none."""
-        newest = read_rows(self.path, newest=True)
-        return _entry(newest[0]).hash if newest else START
+        newest = self.last()
+        return newest.hash if newest else START
 
-    def verify(self, *, against: str | None = None) -> Verification:
+    def verify(self, *, against: str | Sequence[str] = ()) -> Verification:
         """Length and head of the chain, once every entry was checked.
 
         Parameters
         ----------
-        against : str, optional
-            A head that was handed out earlier, which must be in the chain. Without it a cut end cannot be noticed.
+        against : str or sequence of str
+            Heads that were handed out earlier, which must be in the chain: hashes, their first 12 digits or more, or text that names one, as a flag's metadata and a notification do. Without one, a cut end cannot be noticed.
 
         Raises
         ------
         LedgerBrokenError
             Names the first entry that does not hold, or says that the chain was cut or written anew.
+        LedgerError
+            If a text names no head.
         """
-        hashes = _chain(read_rows(self.path))
-        if against is not None and against not in hashes:
-            raise LedgerBrokenError(
-                len(hashes) - 1,
-                f"is the last one, and the head {against[:12]}… that was handed out earlier is not in the chain: the ledger was truncated or rewritten since. "
-                "Keep the file for inspection, restore a backup, and verify that.",
-            )
+        heads = [head_in(text) for text in ([against] if isinstance(against, str) else against)]
+        hashes = [START, *self._chain(0, START)]
+        for head in heads:
+            if not any(one.startswith(head) for one in hashes):
+                raise LedgerBrokenError(
+                    len(hashes) - 1,
+                    f"is the last one, and the head {head[:12]}… that was handed out earlier is not in the chain: the ledger was truncated or rewritten since. "
+                    "Keep the ledger as it is for inspection, restore a backup, and verify that.",
+                )
+        self._store.check_indexes()
         return Verification(len(hashes) - 1, hashes[-1])
 
+    def verify_new(self, checkpoint: Path) -> Verification:
+        """Length and head of the chain, once the entries since the last such check were checked: quick enough for every opening of a workspace.
 
-def _chain(rows: Iterable[LedgerRow]) -> list[str]:
-    """All hashes from the start on, each checked to continue the one before."""
-    hashes = [START]
-    for place, row in enumerate(rows, 1):
-        if row.seq != place:
+        Entries that were checked before are not read again: that they are still as many, and end as they did, is. Each is checked anyway when it is read, and `verify` checks all.
+
+        Parameters
+        ----------
+        checkpoint : Path
+            File of this machine that keeps how far the last check came. It is a help, not a proof: who may write the ledger and this file can change both.
+
+        Raises
+        ------
+        LedgerBrokenError
+            Names the first entry that does not hold, or says that the chain is not the one that was checked before.
+        """
+        seq, head = read_checkpoint(checkpoint, repr(self))
+        if seq and not (self._is_gapless(seq) and self._hash_of(seq) == head):
             raise LedgerBrokenError(
-                place,
-                f"is missing or has another number ({row.seq!r}): the chain does not go on from entry {place - 1}. Restore a backup and compare.",
+                seq,
+                f"is not what it was when the ledger was last checked from here: the ledger was truncated or rewritten since. Keep it as it is for inspection, restore a backup, and run `expnb ledger verify`. If this is the restored backup, delete {str(checkpoint)!r}.",
             )
-        entry = _entry(row)
-        if entry.previous != hashes[-1]:
-            raise LedgerBrokenError(
-                place, "does not continue the entry before it: that one was replaced. Restore a backup and compare."
-            )
-        hashes.append(entry.hash)
-    return hashes
+        hashes = [head, *self._chain(seq, head)]
+        found = Verification(seq + len(hashes) - 1, hashes[-1])
+        if found.entries > seq:
+            write_checkpoint(checkpoint, repr(self), found.entries, found.head)
+        return found
 
+    def _is_gapless(self, least: int) -> bool:
+        """Whether the last entry has the number of all, and they are at least so many."""
+        counted = self._store.rows(select(func.count(), func.max(TABLE.c.seq)).select_from(TABLE))
+        entries, last = tuple(counted[0]) if counted else (0, 0)
+        return entries == last and int(str(entries)) >= least
 
-def _entry(row: LedgerRow) -> Entry:
-    """The row as an entry, if all its columns are what its hash covers."""
-    try:
-        body = json.loads(row.body)
-        times = datetime.fromisoformat(row.happened_at), datetime.fromisoformat(row.recorded_at)
-        # A change that parses to the same value, such as a blank in the JSON, is one too.
-        as_written = canonical_json(body) == row.body and tuple(map(_time_text, times)) == (
-            row.happened_at,
-            row.recorded_at,
-        )
-        expected = _hash(row.seq, row.kind, row.schema, row.happened_at, row.recorded_at, body, row.previous)
-    except (ValueError, TypeError, AttributeError, RecursionError, ExpnbError) as error:
-        raise LedgerBrokenError(
-            _place(row), f"cannot be read as it was written ({type(error).__name__}). Restore a backup and compare."
-        ) from error
-    if not as_written or expected != row.hash or not isinstance(body, dict):
-        raise LedgerBrokenError(
-            _place(row), "does not match its hash: it was changed after it was recorded. Restore a backup and compare."
-        )
-    return Entry(row.seq, row.kind, row.schema, *times, body, row.previous, row.hash)
+    def _hash_of(self, seq: int) -> str:
+        """Hash of an entry, checked; empty where there is none."""
+        found = self._store.rows(select(TABLE).where(TABLE.c.seq == seq))
+        return entry_of(found[0]).hash if found else ""
 
-
-def _place(row: LedgerRow) -> int:
-    return row.seq if isinstance(row.seq, int) else 0
-
-
-def _after(last: LedgerRow | None) -> tuple[int, str]:
-    if last is None:
-        return 1, START
-    entry = _entry(last)
-    return entry.seq + 1, entry.hash
-
-
-def _hash(seq: int, kind: str, schema: int, happened_at: str, recorded_at: str, body: Json, previous: str) -> str:
-    return digest((seq, kind, schema, happened_at, recorded_at, body, previous))
-
-
-def _body_text(body: Mapping[str, object]) -> str:
-    try:
-        plain = to_json(body)
-        _refuse_secrets(plain, "body")
-        text = canonical_json(plain)
-        text.encode()
-    except LedgerError:
-        raise
-    except (ValueError, TypeError, RecursionError) as error:
-        raise LedgerError(f"this cannot be recorded: {error} Nothing was recorded.") from error
-    return text
-
-
-def _refuse_secrets(value: Json, where: str) -> None:
-    if isinstance(value, dict):
-        for key, part in value.items():
-            # A variant may be called "token_pricing": its weight, a number, is no secret.
-            if _SECRET.search(key) and isinstance(part, str):
-                raise LedgerError(
-                    f"{where} has the key {key!r}, which looks like a secret; a ledger is read by many and never forgets. Leave it out. Nothing was recorded."
-                )
-            _refuse_secrets(part, f"{where}.{key}")
-    elif isinstance(value, list):
-        for part in value:
-            _refuse_secrets(part, where)
-
-
-def _time_text(time: datetime) -> str:
-    if time.utcoffset() is None:
-        raise LedgerError(
-            f"the time {time.isoformat()} has no time zone; an audit needs one. Write datetime.now(UTC). Nothing was recorded."
-        )
-    return time.astimezone(UTC).isoformat(timespec="microseconds")
-
-
-def _names(entry: Entry, key: str, name: str | None) -> bool:
-    return name is None or cast("object", entry.body.get(key)) == name
+    def _chain(self, seq: int, head: str) -> Iterator[str]:
+        """Hashes of the entries after one, each checked to continue the one before."""
+        while True:
+            # Entries are only added, so pages that are read one after the other fit. The first page starts before the first entry: nothing hides there.
+            beyond = [TABLE.c.seq > seq] if seq else []
+            rows = self._store.rows(select(TABLE).where(*beyond).order_by(TABLE.c.seq).limit(_PAGE))
+            for row in rows:
+                seq, head = seq + 1, continued(row, seq + 1, head)
+                yield head
+            if len(rows) < _PAGE:
+                return

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from expnb.ledger.ledger import Entry, EntryKind, Ledger
 from expnb.spec.canonical import Json, canonical_json
+
+if TYPE_CHECKING:  # as in approvals.py
+    from expnb.ledger.ledger import Entry, EntryKind, Ledger
 
 
 @dataclass(frozen=True, slots=True)

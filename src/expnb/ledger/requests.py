@@ -85,14 +85,13 @@ def change_requests(ledger: Ledger, environment: str) -> list[ChangeRequest]:
     known: dict[str, ChangeRequest] = {}  # without their answers
     heard: dict[tuple[str, str], list[Answer]] = {}
     vendors: dict[str, VendorRequest] = {}
-    for entry in sorted((one for kind in _KINDS for one in ledger.entries(kind=kind)), key=lambda one: one.seq):
-        if entry.body.get("environment") != environment:
-            continue
+    said = [entry for kind in _KINDS for entry in ledger.entries(kind=kind, environment=environment)]
+    for entry in sorted(said, key=lambda one: one.seq):
         plan_id, who = str(entry.body["plan_id"]), str(entry.body["actor"])
         if entry.kind == "request" and plan_id not in known:
-            said = cast("Enforcement", entry.body.get("enforcement", "unenforced"))
+            enforcement = cast("Enforcement", entry.body.get("enforcement", "unenforced"))
             known[plan_id] = ChangeRequest(
-                recorded(RampPlan, entry.body["plan"]), who, entry.happened_at, enforcement=said
+                recorded(RampPlan, entry.body["plan"]), who, entry.happened_at, enforcement=enforcement
             )
         elif entry.kind == "vendor_request":
             vendors[plan_id] = recorded(VendorRequest, entry.body["vendor"])

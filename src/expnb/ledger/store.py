@@ -1,32 +1,30 @@
-"""The one table of the ledger in SQLite, and SQLite's complaints as sentences.
-
-The chain of hashes is the proof; the triggers are only a second fence, against a careless statement.
-"""
+"""The one table of the ledger, and what a database has to do for it."""
 
 from __future__ import annotations
 
-import sqlite3
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Final
-from urllib.parse import quote
+from contextlib import AbstractContextManager
+from typing import Final, Protocol
 
-from sqlalchemy import Column, Connection, Integer, MetaData, Row, Table, Text, create_engine, select
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
-
-from expnb.errors import LedgerError
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Executable,
+    Integer,
+    MetaData,
+    Row,
+    Table,
+    Text,
+    literal_column,
+    text,
+)
 
 START: Final = "0" * 64  # the hash before the first entry
-_BUSY_SECONDS: Final = 10.0
-_READ_TRIES: Final = 20
-
 TABLE: Final = Table(
     "ledger",
     MetaData(),
-    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("kind", Text, nullable=False),
     Column("schema", Integer, nullable=False),
     Column("happened_at", Text, nullable=False),
@@ -35,189 +33,83 @@ TABLE: Final = Table(
     Column("previous", Text, nullable=False),
     Column("hash", Text, nullable=False),
 )
-# INSERT OR REPLACE deletes without asking a DELETE trigger, so inserts are fenced too.
-_TRIGGERS: Final = (
-    "CREATE TRIGGER ledger_no_update BEFORE UPDATE ON ledger BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END",
-    "CREATE TRIGGER ledger_no_delete BEFORE DELETE ON ledger BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END",
-    """CREATE TRIGGER ledger_in_order BEFORE INSERT ON ledger
-    WHEN NEW.seq IS NOT (SELECT coalesce(max(seq), 0) + 1 FROM ledger)
-      OR NEW.previous IS NOT coalesce((SELECT hash FROM ledger ORDER BY seq DESC LIMIT 1), hex(zeroblob(32)))
-    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END""",
-)
 LedgerRow = Row[tuple[object, ...]]
 
 
-class _NoTableError(Exception):
-    """The database is there, the ledger not yet."""
+class Store(Protocol):
+    """A database that holds a ledger."""
+
+    @property
+    def name(self) -> str:
+        """What errors call it; no password is in it."""
+        ...
+
+    def names(self, key: str) -> str:
+        """SQL for the text that the body of an entry has under `key`, as the indexes of the table have it."""
+        ...
+
+    def rows(self, query: Executable) -> list[LedgerRow]:
+        """What a query of the table finds; nothing where there is no ledger yet. Creates nothing.
+
+        Raises
+        ------
+        LedgerError
+            If the database cannot be read.
+        """
+        ...
+
+    def appending(self) -> AbstractContextManager[Connection]:
+        """A connection that alone may append until the block ends; makes the ledger, or brings its schema up to date, when that is needed.
+
+        Raises
+        ------
+        LedgerError
+            If nothing can be appended. Nothing was.
+        """
+        ...
+
+    def check_indexes(self) -> None:
+        """Raise `LedgerError` if a look-up would not find what the table holds."""
+        ...
 
 
-def read_rows(path: Path, *, kind: str | None = None, newest: bool = False) -> list[LedgerRow]:
-    """Rows, all or of one kind, oldest first, or only the newest; none when there is no file or table yet. Creates nothing.
+def looking_up(
+    store: Store,
+    *,
+    kind: str | None = None,
+    experiment: str | None = None,
+    flag: str | None = None,
+    environment: str | None = None,
+) -> list[ColumnElement[bool]]:
+    """The conditions of a look-up; entries that name no environment hold in every one."""
+    found = [] if kind is None else [TABLE.c.kind == kind]
+    asked = {"experiment": experiment, "flag": flag}
+    # A bound name, but the expression as it stands: only that one has an index.
+    found += [_text(store, key) == name for key, name in asked.items() if name is not None]
+    if environment is not None:
+        found.append(_text(store, "environment").is_(None) | (_text(store, "environment") == environment))
+    return found
 
-    Raises
-    ------
-    LedgerError
-        If the database cannot be read.
-    """
-    if not path.exists():
-        return []
-    query = select(TABLE).order_by(TABLE.c.seq.desc() if newest else TABLE.c.seq).limit(1 if newest else None)
-    query = query if kind is None else query.where(TABLE.c.kind == kind)
-    with _sentences(path):
-        for _ in range(_READ_TRIES):
-            found = _read(path, lambda connection: list(connection.execute(query)))
-            if found is not None:
-                return found
-    raise LedgerError(
-        f"ledger {str(path)!r} is written so often that it cannot be read without access to its folder. Try again, or ask for write permission there."
+
+def newest_per_experiment(store: Store, kind: str) -> Executable:
+    """Query for the newest entry of a kind of each experiment, oldest first: from name to name through the index, whatever stands between."""
+    name = store.names("experiment")
+    query = f"""
+    WITH RECURSIVE names(name) AS (
+        SELECT min({name}) FROM ledger
+        UNION ALL
+        SELECT (SELECT min({name}) FROM ledger WHERE {name} > names.name) FROM names WHERE names.name IS NOT NULL
     )
+    SELECT {", ".join(TABLE.c.keys())} FROM ledger
+    WHERE seq IN (SELECT (SELECT max(seq) FROM ledger WHERE kind = :kind AND {name} = names.name) FROM names)
+    ORDER BY seq"""  # noqa: S608 - names of ours; the kind is bound
+    return text(_without_binds(query)).bindparams(kind=kind).columns(*TABLE.c)
 
 
-def _read(path: Path, query: Callable[[Connection], list[LedgerRow]]) -> list[LedgerRow] | None:
-    # mode=rw although nothing is written: a read-only connection would leave the files of the write-ahead log behind.
-    try:
-        with _connected(path, "mode=rw") as connection:
-            return _query(connection, query)
-    except DBAPIError as error:
-        if not _is_locked_away(error) or _has_log(path):
-            raise
-    # In a folder that may not be written, SQLite reads a closed database only as an immutable one, without locks: so check that nobody wrote it.
-    before = _mark(path)
-    with _connected(path, "mode=ro&immutable=1") as connection:
-        found = _query(connection, query)
-    return found if _mark(path) == before and not _has_log(path) else None
+def _without_binds(query: str) -> str:
+    """SQL in which no colon but that of the kind asks for a value."""
+    return query.replace("::", "\\:\\:")
 
 
-def _query(connection: Connection, query: Callable[[Connection], list[LedgerRow]]) -> list[LedgerRow]:
-    connection.exec_driver_sql("PRAGMA query_only = ON")
-    return query(connection) if _has_table(connection) else []
-
-
-@contextmanager
-def appending(path: Path) -> Iterator[Connection]:
-    """A connection that alone may append until the block ends; creates folder, file and table when they are missing.
-
-    Raises
-    ------
-    LedgerError
-        If nothing can be appended. Nothing was.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LedgerError(
-            f"the folder of the ledger {str(path)!r} cannot be made ({error.strerror}). Nothing was recorded. Check the ledger's url in expnb.toml."
-        ) from error
-    with _sentences(path), _connected(path, "mode=rwc") as connection:
-        _use_log(connection)
-        # An intent must survive a loss of power before its push begins.
-        connection.exec_driver_sql("PRAGMA synchronous = FULL")
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-        if not _has_table(connection):
-            TABLE.create(connection)
-            for trigger in _TRIGGERS:
-                connection.exec_driver_sql(trigger)
-        yield connection
-        connection.exec_driver_sql("COMMIT")
-
-
-@contextmanager
-def _connected(path: Path, mode: str) -> Iterator[Connection]:
-    def connect() -> sqlite3.Connection:
-        raw = sqlite3.connect(
-            f"file:{quote(str(path.absolute()))}?{mode}",
-            uri=True,
-            timeout=_BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        # A damaged text must reach the check of its hash instead of failing on the way.
-        raw.text_factory = lambda data: data.decode(errors="surrogateescape")
-        return raw
-
-    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
-    with engine.connect() as connection:
-        yield connection
-
-
-def _use_log(connection: Connection) -> None:
-    """Switch to the write-ahead log; while others do the same, SQLite refuses without waiting."""
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-        except DBAPIError as error:
-            if _name(error) != "SQLITE_BUSY" or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return
-
-
-def _has_table(connection: Connection) -> bool:
-    """Whether the ledger was begun.
-
-    A database without it must be empty: a damaged name would else read as "no entries yet".
-    """
-    names = connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars().all()
-    if names and TABLE.name not in names:
-        raise LedgerError(
-            f"the ledger's database holds {names[0]!r} but no ledger: it belongs to something else, or is damaged. Nothing was recorded. Check the ledger's url in expnb.toml."
-        )
-    return bool(names)
-
-
-def _has_log(path: Path) -> bool:
-    """Whether entries may stand in the write-ahead log, which an immutable read would miss."""
-    try:
-        return Path(f"{path}-wal").stat().st_size > 0
-    except FileNotFoundError:
-        return False
-
-
-def _mark(path: Path) -> tuple[int, int, int]:
-    seen = path.stat()
-    return seen.st_ino, seen.st_mtime_ns, seen.st_size
-
-
-def _name(error: DBAPIError) -> str:
-    return str(getattr(error.orig, "sqlite_errorname", ""))
-
-
-def _is_locked_away(error: DBAPIError) -> bool:
-    return _name(error).startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY"))
-
-
-@contextmanager
-def _sentences(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except DBAPIError as error:
-        raise LedgerError(f"ledger {str(path)!r} {_sentence(_name(error), path, error)}") from error
-    except UnicodeDecodeError as error:  # SQLite quotes a damaged schema in its complaint
-        raise LedgerError(f"ledger {str(path)!r} {_REASONS['SQLITE_CORRUPT']}") from error
-    except OSError as error:
-        raise LedgerError(
-            f"ledger {str(path)!r} cannot be used ({error.strerror}). Check its url in expnb.toml and its permissions."
-        ) from error
-
-
-def _sentence(name: str, path: Path, error: DBAPIError) -> str:
-    if path.is_dir():
-        return "is a folder, not a database. Correct the ledger's url in expnb.toml."
-    for start, sentence in _REASONS.items():
-        if name.startswith(start):
-            return sentence
-    return f"cannot be used ({error.orig}). Nothing was recorded. Check that the path is a ledger of expnb."
-
-
-_REASONS: Final = {
-    "SQLITE_READONLY": "may only be read by this user. Nothing was recorded. Ask for write permission on the file and its folder.",
-    "SQLITE_PERM": "may not be opened by this user. Ask for permission on the file and its folder.",
-    "SQLITE_CANTOPEN": "cannot be opened. Nothing was recorded. Check the path and the permissions of the file and its folder.",
-    "SQLITE_NOTADB": "is not a SQLite database, or its beginning is damaged. Nothing was changed. Check the ledger's url in expnb.toml, or restore a backup.",
-    "SQLITE_CORRUPT": "is damaged as a database. Keep the file for inspection, restore a backup, and compare both with `verify`.",
-    "SQLITE_FULL": "cannot grow: the disk is full. Nothing was recorded. Free some space, then try again.",
-    "SQLITE_IOERR": "met a disk error. Nothing was recorded. Check free space and the disk, then try again.",
-    "SQLITE_BUSY": f"is held by another program for over {_BUSY_SECONDS:g} s. Nothing was recorded. Find out what holds it, then try again.",
-}
+def _text(store: Store, key: str) -> ColumnElement[str]:
+    return literal_column(store.names(key), Text)

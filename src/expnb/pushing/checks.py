@@ -11,28 +11,28 @@ from expnb.decisions.plan import RampPlan
 from expnb.errors import FlagError, PlanVoidError, RebucketedError
 from expnb.flags.base import Receipt
 from expnb.ledger.agreement import agreement, newest_registration
-from expnb.ledger.ledger import Entry, Ledger
-from expnb.ledger.reading import decisions_on, entries_on, last_step, own_entries, receipts_on
+from expnb.ledger.ledger import Entry
+from expnb.ledger.reading import decisions, last_step, receipts
 from expnb.ledger.recorded import recorded
 from expnb.spec.experiment import Experiment
 from expnb.spec.flag import FlagState
 
 
-def check_bucketing(ledger: Ledger, state: FlagState) -> None:
+def check_bucketing(on_flag: Sequence[Entry], state: FlagState) -> None:
     """Raise `RebucketedError` if units are put into other buckets than at the last audited change.
 
     A changed salt or stickiness keeps every percentage, and exposes other people: no split check sees it.
     """
-    audited = [receipt.after.bucketing for receipt in receipts_on(ledger, state.ref) if receipt.after.bucketing]
-    if audited and state.bucketing != audited[-1]:
+    known = [receipt.after.bucketing for receipt in receipts(on_flag) if receipt.after.bucketing]
+    if known and state.bucketing != known[-1]:
         raise RebucketedError(
-            f"flag {state.ref.flag!r} puts units into buckets by {state.bucketing!r}; at its last audited change it was {audited[-1]!r}. Other people are exposed than before. Nothing was pushed. Put it back as it was, or close the gate and begin a new experiment on a new flag."
+            f"flag {state.ref.flag!r} puts units into buckets by {state.bucketing!r}; at its last audited change it was {known[-1]!r}. Other people are exposed than before. Nothing was pushed. Put it back as it was, or close the gate and begin a new experiment on a new flag."
         )
 
 
-def check_owner(ledger: Ledger, plan: RampPlan, state: FlagState) -> None:
+def check_owner(on_flag: Sequence[Entry], plan: RampPlan, state: FlagState) -> None:
     """Raise `FlagError` if the flag is open for another experiment: what one learns there would not be its own."""
-    pushed = [entry for entry in entries_on(ledger, plan.ref, "outcome") if entry.body["applied"]]
+    pushed = [entry for entry in on_flag if entry.kind == "outcome" and entry.body["applied"]]
     other = str(pushed[-1].body["experiment"]) if pushed else plan.experiment
     if other != plan.experiment and (state.exposure.treated or state.exposure.serve):
         raise FlagError(
@@ -40,15 +40,16 @@ def check_owner(ledger: Ledger, plan: RampPlan, state: FlagState) -> None:
         )
 
 
-def check_start(ledger: Ledger, plan: RampPlan, experiment: Experiment, *, approvals: bool) -> None:
+def check_start(
+    on_flag: Sequence[Entry], own: Sequence[Entry], plan: RampPlan, experiment: Experiment, *, approvals: bool
+) -> None:
     """Raise `FlagError` unless the plan is the first rung of what was registered, on a flag that was never open."""
-    own = own_entries(ledger, experiment.name, plan.ref.environment)
     registered = newest_registration(own)
     if registered is None or registered.body["spec_hash"] != experiment.spec_hash:
         raise FlagError(
             f"the specification of {experiment.name!r} is not registered as it stands now; what is tested is agreed before anybody is exposed. Nothing was pushed. Register it: `expnb register {experiment.name}`."
         )
-    states = [state for receipt in receipts_on(ledger, plan.ref) for state in (receipt.before, receipt.after) if state]
+    states = [state for receipt in receipts(on_flag) for state in (receipt.before, receipt.after) if state]
     if plan.before.treated or any(state.exposure.treated or state.exposure.serve for state in states):
         raise FlagError(
             f"flag {plan.ref.flag!r} was open in {plan.ref.environment} before; the first rung is where nobody was exposed yet. Nothing was pushed. Decide on the data, or go back to an audited state: `expnb restore {experiment.name}`."
@@ -72,16 +73,18 @@ def _check_first_rung(plan: RampPlan, experiment: Experiment, own: Sequence[Entr
         )
 
 
-def check_restore(ledger: Ledger, plan: RampPlan) -> None:
+def check_restore(on_flag: Sequence[Entry], plan: RampPlan) -> None:
     """Raise `FlagError` unless a receipt shows the state that is to come back."""
-    known = [receipt.before for receipt in receipts_on(ledger, plan.ref)]
+    known = [receipt.before for receipt in receipts(on_flag)]
     if not any(state is not None and state.exposure == plan.after for state in known):
         raise FlagError(
             f"no receipt of flag {plan.ref.flag!r} shows '{plan.after}'; only an audited state can be restored."
         )
 
 
-def check_recorded(ledger: Ledger, plan: RampPlan, experiment: Experiment) -> tuple[Entry, Decision]:
+def check_recorded(
+    on_flag: Sequence[Entry], own: Sequence[Entry], plan: RampPlan, experiment: Experiment
+) -> tuple[Entry, Decision]:
     """The recorded decision behind a plan, once the plan is no more than it says, and no newer decision is worse.
 
     Raises
@@ -91,14 +94,14 @@ def check_recorded(ledger: Ledger, plan: RampPlan, experiment: Experiment) -> tu
     PlanVoidError
         If the policy was changed, or a newer decision is worse.
     """
-    recorded = decisions_on(ledger, plan.experiment, plan.ref.environment)
-    found = next((one for one in recorded if one[0].body["evidence_hash"] == plan.evidence_hash), None)
+    decided = decisions(own)
+    found = next((one for one in decided if one[0].body["evidence_hash"] == plan.evidence_hash), None)
     if found is None:
         raise FlagError(
             f"the decision behind this plan for {plan.experiment!r} is not in the ledger. Nothing was pushed. Decide through the workspace: ws.decide(exp, posterior)."
         )
-    check_evidence(plan, found[1], recorded[-1][1], experiment.policy_hash)
-    last = last_step(ledger, plan.ref, recorded)
+    check_evidence(plan, found[1], decided[-1][1], experiment.policy_hash)
+    last = last_step(on_flag, decided)
     if last and last.fingerprint == found[1].fingerprint:
         raise FlagError(
             f"these data already carried a step of flag {plan.ref.flag!r}; the next one needs data that were taken there. Nothing was pushed. Decide again on newer data."
@@ -120,9 +123,9 @@ def check_again(plan: RampPlan, decision: Decision, again: Decision) -> None:
         )
 
 
-def audited(ledger: Ledger, receipt: Receipt) -> str:
+def audited(on_flag: Sequence[Entry], receipt: Receipt) -> str:
     """The experiment under which a receipt stands in the ledger; empty if it does not."""
-    for entry in reversed(entries_on(ledger, receipt.ref)):
+    for entry in reversed(on_flag):
         # Compared as values: an older expnb recorded fewer fields.
         if entry.body.get("receipt") and recorded(Receipt, entry.body["receipt"]) == receipt:
             return str(entry.body["experiment"])

@@ -6,7 +6,7 @@ A push is INTENT -> push -> read back -> sample units -> OUTCOME. A lost answer 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -27,7 +27,7 @@ from expnb.ledger.approvals import (
 )
 from expnb.ledger.ledger import Entry, EntryKind, Ledger
 from expnb.ledger.notify import Act, Event, Notifier
-from expnb.ledger.reading import decisions_on, receipts_on
+from expnb.ledger.reading import decisions, entries_of, entries_on, receipts, unsettled
 from expnb.ledger.recorded import recorded
 from expnb.ledger.recorder import Recorder, keep_for_later
 from expnb.ledger.requests import ChangeRequest, change_requests
@@ -89,7 +89,7 @@ class ChangeControl:
     def approve(self, plan: RampPlan, *, comment: str = "") -> Entry:
         """Agree to a plan that somebody else requested."""
         self._allow("approve")
-        check_approver(self._ledger, plan, self.actor)
+        check_approver(self._on(plan.ref), plan, self.actor)
         entry = self._record("approval", self._facts(plan) | {"text": comment})
         self._tell("approval", plan, entry)
         return entry
@@ -116,14 +116,14 @@ class ChangeControl:
 
     def approvals(self, plan: RampPlan) -> list[str]:
         """Who has agreed to exactly this plan."""
-        return approvers(self._ledger, plan)
+        return approvers(self._on(plan.ref), plan)
 
     # --- the push -------------------------------------------------------------------------------
 
     def preview(self, plan: RampPlan) -> str:
         """What `apply` would write, after the same checks; nothing is changed or recorded."""
         self._allow("apply")
-        self._check(plan)
+        self._check(plan, self._on(plan.ref))
         return self.flags.preview(plan, now=self._now)
 
     def apply(self, plan: RampPlan) -> Receipt:
@@ -137,14 +137,16 @@ class ChangeControl:
             After the push, when its answer was lost, or the flag does not serve what was asked for.
         """
         self._allow("apply")
-        self.settle(plan.ref)
-        self._check(plan)
+        on_flag = self._on(plan.ref)
+        if self._settle(on_flag):
+            on_flag = self._on(plan.ref)
+        self._check(plan, on_flag)
         facts = self._facts(plan)
         intent = self._record("intent", facts | {"plan": plan})
         facts |= {"intent": intent.seq}
         receipt = replace(self._push(plan, intent, facts), enforcement=self.enforcement)
         try:
-            split = serve_sample(self.flags, receipt.ref)
+            split = serve_sample(self.flags, receipt.ref, receipt.after)
         except ExpnbError as error:
             self._record("outcome", facts | {"applied": True, "receipt": receipt, "error": str(error)})
             raise PushUncertainError(
@@ -192,17 +194,17 @@ class ChangeControl:
     def last_receipt(self, experiment: Experiment) -> Receipt:
         """The receipt of the last change of the experiment's flag."""
         ref = FlagRef(experiment.flag, self.environment)
-        self.settle(ref)
-        receipts = receipts_on(self._ledger, ref)
-        if not receipts:
+        self._settle(self._on(ref))
+        known = receipts(self._on(ref))
+        if not known:
             raise FlagError(
                 f"the ledger knows no change of flag {experiment.flag!r} in {self.environment}; there is nothing to undo."
             )
-        return receipts[-1]
+        return known[-1]
 
     def plan_restore(self, receipt: Receipt) -> RampPlan:
         """The way back to the state before a receipt, such as after a roll back that was a mistake."""
-        name = checks.audited(self._ledger, receipt)
+        name = checks.audited(self._on(receipt.ref), receipt)
         if not name or receipt.before is None:
             raise FlagError(
                 f"the ledger holds no receipt of {receipt.verb} for flag {receipt.ref.flag!r} at {receipt.applied_at:%Y-%m-%d %H:%M} UTC with a known state before it; only an audited state can be restored."
@@ -259,11 +261,8 @@ class ChangeControl:
         explained = {entry.body["kill"] for entry in self._ledger.entries(kind="reason")}
         return [
             entry
-            for entry in self._ledger.entries(kind="kill")
-            if entry.body.get("environment") == self.environment
-            and not entry.body.get("reason")
-            and entry.seq not in explained
-            and flag in ("", entry.body.get("flag"))
+            for entry in self._ledger.entries(kind="kill", environment=self.environment)
+            if not entry.body.get("reason") and entry.seq not in explained and flag in ("", entry.body.get("flag"))
         ]
 
     def explain_kill(self, flag: str, reason: str) -> list[Entry]:
@@ -290,30 +289,32 @@ class ChangeControl:
 
     # --- after a crash ----------------------------------------------------------------------------
 
-    def unsettled(self, ref: FlagRef | None = None) -> list[Entry]:
-        """Intents of this environment without an outcome, of one flag or all, oldest first; one may still be on its way."""
-        flag = ref.flag if ref else None
-        closed = {entry.body["intent"] for entry in self._ledger.entries(kind="outcome", flag=flag)}
-        intents = self._ledger.entries(kind="intent", flag=flag)
-        return [
-            entry for entry in intents if entry.seq not in closed and entry.body.get("environment") == self.environment
-        ]
+    def unsettled(self) -> list[Entry]:
+        """Intents of this environment without an outcome, oldest first; one may still be on its way."""
+        kinds: tuple[EntryKind, ...] = ("intent", "outcome")
+        return unsettled(
+            [one for kind in kinds for one in self._ledger.entries(kind=kind, environment=self.environment)]
+        )
 
-    def settle(self, ref: FlagRef | None = None) -> list[Entry]:
-        """Outcomes of pushes that a crash or a lost answer left open, by reading the flag; of one flag, or all.
+    def settle(self) -> list[Entry]:
+        """Outcomes of pushes that a crash or a lost answer left open, by reading their flags.
 
         Those younger than a minute are left: they may be on their way in another process.
         """
+        flags = {str(entry.body["flag"]): None for entry in self.unsettled()}
+        return [entry for flag in flags for entry in self._settle(self._on(FlagRef(flag, self.environment)))]
+
+    def _settle(self, on_flag: Sequence[Entry]) -> list[Entry]:
+        """The same for one flag."""
         return [
-            self._settled(entry, recorded(RampPlan, entry.body["plan"]))
-            for entry in self.unsettled(ref)
-            if self._now - entry.recorded_at >= IN_FLIGHT
+            self._settled(entry, on_flag) for entry in unsettled(on_flag) if self._now - entry.recorded_at >= IN_FLIGHT
         ]
 
-    def _settled(self, intent: Entry, plan: RampPlan) -> Entry:
+    def _settled(self, intent: Entry, on_flag: Sequence[Entry]) -> Entry:
+        plan = recorded(RampPlan, intent.body["plan"])
         state = self.flags.read(plan.ref)
         facts = self._facts(plan) | {"intent": intent.seq, "resolved_by_reading": state}
-        seen = [state] + [s for one in receipts_on(self._ledger, plan.ref) for s in (one.before, one.after) if s]
+        seen = [state] + [known for one in receipts(on_flag) for known in (one.before, one.after) if known]
         found = next((one for one in seen if one.plan_id == plan.id), None)
         if found is None and not state.plan_id and state.version != plan.base_version and state.exposure == plan.after:
             found = state  # a backend that keeps no plan id
@@ -337,38 +338,41 @@ class ChangeControl:
 
     # --- checks -----------------------------------------------------------------------------------
 
-    def _check(self, plan: RampPlan) -> None:
+    def _check(self, plan: RampPlan, on_flag: Sequence[Entry]) -> None:
         if plan.ref.environment != self.environment:
             raise FlagError(
                 f"the plan is for {plan.ref.environment}, the workspace is open in {self.environment}. Open it in that environment."
             )
         state = self.flags.read(plan.ref)
         if plan.verb == "restore":
-            checks.check_restore(self._ledger, plan)
+            checks.check_restore(on_flag, plan)
         elif not state.enabled and state.version == plan.base_version:
             raise FlagError(
                 f"flag {plan.ref.flag!r} was killed; only `expnb restore` switches it on again. Nothing was pushed."
             )
         if plan.raises_treated:
-            self._check_raising(plan, state)
+            self._check_raising(plan, state, on_flag)
 
-    def _check_raising(self, plan: RampPlan, state: FlagState) -> None:
+    def _check_raising(self, plan: RampPlan, state: FlagState, on_flag: Sequence[Entry]) -> None:
         """What more exposure needs: a decision that still stands, an agreement, the same buckets, the flag to itself."""
-        checks.check_bucketing(self._ledger, state)
-        decision: Decision | None = None
+        self._ledger.verify_new(self.recorder.spool.with_name("ledger-checked.json"))
+        own = entries_of(self._ledger, plan.experiment, self.environment)
+        checks.check_bucketing(on_flag, state)
+        entry, decision = None, None
         if plan.verb == "start":
             experiment = self.experiment(plan.experiment)
-            checks.check_start(self._ledger, plan, experiment, approvals=bool(self.table.approvals))
-        elif plan.verb != "restore":
-            entry, decision = checks.check_recorded(self._ledger, plan, self.experiment(plan.experiment))
-        checks.check_owner(self._ledger, plan, state)
-        check_approvals(self._ledger, plan, self.table.approvals)
-        if decision is not None and state.version == plan.base_version:  # on another one the backend says what changed
+            checks.check_start(on_flag, own, plan, experiment, approvals=bool(self.table.approvals))
+        elif plan.verb == "restore":
+            decision = next((one for _, one in reversed(decisions(own))), None)
+        else:
+            entry, decision = checks.check_recorded(on_flag, own, plan, self.experiment(plan.experiment))
+        checks.check_owner(on_flag, plan, state)
+        check_approvals(on_flag, plan, self.table.approvals)
+        if entry and decision and state.version == plan.base_version:  # on another one the backend says what changed
             again = self.retake(entry, decision, state)
             checks.check_again(plan, decision, again)
             decision = again
-        newest = decisions_on(self._ledger, plan.experiment, self.environment) if plan.verb == "restore" else []
-        check_requires(plan, self.table.approvals, newest[-1][1] if newest else decision)
+        check_requires(plan, self.table.approvals, decision)
 
     def _check_requested(self, plan: RampPlan) -> None:
         if not any(one.plan.id == plan.id for one in change_requests(self._ledger, self.environment)):
@@ -389,6 +393,9 @@ class ChangeControl:
     @property
     def _valid_for(self) -> timedelta:
         return timedelta(hours=self.table.max_age_hours)
+
+    def _on(self, ref: FlagRef) -> list[Entry]:
+        return entries_on(self._ledger, ref)
 
     def _allow(self, act: str) -> None:
         check_role(act, self.actor, self.table.roles, self.environment)

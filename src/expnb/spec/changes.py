@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Final
 
 from expnb.spec.experiment import Experiment
+from expnb.spec.flag import Eligibility
 from expnb.spec.metric import Metric
 from expnb.spec.policy import Rung
 from expnb.spec.prior import Prior
@@ -57,26 +58,31 @@ class Change:
 
 def changes(then: Experiment, now: Experiment) -> Iterator[Change]:
     """What was changed in an experiment, in the order of its fields; of metrics that both have, field by field."""
+    if then.audience != now.audience:  # in words of its own: units of an allow-list are counted, not named
+        before, after = (str(Eligibility(audience=each.eligibility.audience)) for each in (then, now))
+        yield Change(
+            "audience", f"audience went from {before} to {after if after != before else 'others'}.", loosens=True
+        )
     for part in fields(Experiment):
-        if part.name != "metrics":
+        if part.name not in {"metrics", "audience"}:
             found = _changes(part.name, part.name, getattr(then, part.name), getattr(now, part.name))
             yield from map(_as_harmless, found) if part.name in _HARMLESS else found
-    before, after = ({metric.name: metric for metric in each.metrics} for each in (then, now))
+    old, new = ({metric.name: metric for metric in each.metrics} for each in (then, now))
     # With more effects to judge each has a smaller share of the false alarms: harm is then seen later.
     needs_surer_harm = now.harm_threshold > then.harm_threshold
-    for name, metric in before.items():
-        if name not in after:
+    for name, metric in old.items():
+        if name not in new:
             yield Change(f"metric {name!r}", f"metric {name!r} was removed.", metric.role != "info")
-    for name, metric in after.items():
-        if name not in before:
+    for name, metric in new.items():
+        if name not in old:
             looser = metric.role == "goal" or needs_surer_harm
             yield Change(f"metric {name!r}", f"metric {name!r} was added as {metric.role}.", looser)
             continue
         for part in fields(Metric):
-            own = (getattr(each[name], part.name) for each in (before, after))
+            own = (getattr(each[name], part.name) for each in (old, new))
             found = _changes(f"metric {name!r}: {part.name}", part.name, *own)
             yield from map(_as_harmless, found) if part.name in _HARMLESS_OF_METRICS else found
-            if part.name == "role" and needs_surer_harm and metric.role == "guardrail" != before[name].role:
+            if part.name == "role" and needs_surer_harm and metric.role == "guardrail" != old[name].role:
                 yield Change(
                     f"metric {name!r}: harm", f"with {name!r} as a guardrail harm has to be surer on all metrics.", True
                 )

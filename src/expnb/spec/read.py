@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, get_args, get_origin, get_type_hints
 
@@ -23,7 +24,7 @@ from expnb.spec.policy import Policy, preset
 from expnb.spec.prior import Prior
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
+    from pydantic import TypeAdapter, ValidationError
 
 SCHEMA = 1
 Table = Mapping[str, object]
@@ -197,15 +198,23 @@ def parse(raw: Table, shape: type[T], file: str) -> T:
     ------
     UnknownKeyError, MissingKeyError, SpecFileError
     """
-    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - 0.1 s that only file reading needs
+    from pydantic import ValidationError  # noqa: PLC0415 - 0.1 s that only file reading needs
 
     if raw.get("schema", SCHEMA) != SCHEMA:
         raise SpecFileError(file, f"schema is {raw['schema']!r}; this version of expnb reads schema {SCHEMA}.")
     _check_keys(raw, shape, "the file", file)
     try:
-        return TypeAdapter(shape).validate_python(raw)
+        reader: TypeAdapter[T] = _reader(shape)  # type: ignore[arg-type]  # a class is hashable
+        return reader.validate_python(raw)
     except ValidationError as error:
         raise _translate(error, file) from error
+
+
+@cache  # to build one takes longer than a push
+def _reader(shape: type[T]) -> TypeAdapter[T]:
+    from pydantic import TypeAdapter  # noqa: PLC0415 - as above
+
+    return TypeAdapter(shape)
 
 
 def _check_keys(raw: object, shape: object, table: str, file: str) -> None:

@@ -10,6 +10,8 @@ from expnb.errors import SpecError, check_choice
 from expnb.spec.flag import check_percent
 from expnb.spec.policy import Policy
 
+ACTS = ("request", "approval", "push", "roll_back", "kill")
+DEFAULT_LEDGER = "sqlite:///.expnb/ledger.sqlite"
 KNOWN_ROLES = ("viewer", "analyst", "approver", "operator")
 
 
@@ -94,9 +96,64 @@ class Environment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerTable:
-    """The `[ledger]` table."""
+    """The `[ledger]` table.
 
-    url: str = "sqlite:///.expnb/ledger.sqlite"
+    Parameters
+    ----------
+    url : str
+        ``sqlite:///PATH``, relative to the workspace.
+    connection : str
+        In place of `url`, for the ledger of a team: the name of an environment variable, or of an entry of the service ``expnb`` in the keyring, that holds a URL such as ``postgresql://user:password@host/database``.
+
+    Raises
+    ------
+    SpecError
+        If both are given, or the connection is a URL itself.
+    """
+
+    url: str = DEFAULT_LEDGER
+    connection: str = ""
+
+    def __post_init__(self) -> None:
+        _check_name("connection under [ledger]", self.connection)
+        if self.connection and self.url != DEFAULT_LEDGER:
+            raise SpecError(
+                f"[ledger] has a url and the connection {self.connection!r}; the ledger is in one place. Remove one of them."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotifyTable:
+    """The `[notify]` table: who is told of what was done.
+
+    Parameters
+    ----------
+    webhook : str
+        Name of an environment variable, or of an entry of the service ``expnb`` in the keyring, that holds the URL of a webhook as Slack takes it; empty tells nobody.
+    on : tuple of str
+        Acts that are told; all of them by default.
+
+    Raises
+    ------
+    SpecError
+        If the webhook is a URL itself, or an act is unknown.
+    """
+
+    webhook: str = ""
+    on: tuple[str, ...] = ACTS
+
+    def __post_init__(self) -> None:
+        _check_name("webhook under [notify]", self.webhook)
+        for act in self.on:
+            check_choice("an act under [notify] on", act, ACTS)
+
+
+def _check_name(what: str, name: str) -> None:
+    """Raise `SpecError` if a secret stands where its name belongs; it is not shown."""
+    if "://" in name:
+        raise SpecError(
+            f"{what} is a URL, which is or holds a secret; expnb.toml holds its name alone. Put the URL into an environment variable or the keyring, and write that name."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,4 +193,5 @@ class WorkspaceFile:
     environments: Mapping[str, Environment]
     timezone: str = "UTC"
     ledger: LedgerTable = field(default_factory=LedgerTable)
+    notify: NotifyTable = field(default_factory=NotifyTable)
     defaults: Defaults = field(default_factory=Defaults)
