@@ -29,7 +29,7 @@ def install(*packages: str) -> None:
         return
     for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
         subprocess.run(
-            ["apt-get", "-qq", *command],
+            ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", *command],  # another worker may install at once
             check=False,
             env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
             stdout=subprocess.DEVNULL,

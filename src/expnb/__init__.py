@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from expnb.decisions.decision import Decision
     from expnb.decisions.plan import RampPlan, plan_ramp
     from expnb.decisions.sensitivity import Sensitivity, sensitivity
+    from expnb.flags.exposures import check_exposures
     from expnb.history.incident import Incident, incident
     from expnb.history.replay import Replay, replay
     from expnb.history.review import Review, review
@@ -64,6 +65,7 @@ _HOMES = {
     "Waiting": "expnb.planning.waiting",
     "Warehouse": "expnb.cohorts.warehouse",
     "Workspace": "expnb.workspace",
+    "check_exposures": "expnb.flags.exposures",
     "compare": "expnb.posterior.bulk",
     "decide": "expnb.decisions.decide",
     "fit": "expnb.models.fit",
@@ -112,6 +114,7 @@ __all__ = [
     "Workspace",
     "__version__",
     "charts",
+    "check_exposures",
     "compare",
     "datasets",
     "decide",

@@ -25,7 +25,7 @@ NOW = datetime(2099, 3, 10, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=2)  # a push that began at NOW is not on its way any more
 NAME = FLAG = "button"
 LADDER = (1.0, 5.0, 25.0, 50.0, 100.0)
-APPROVED_ABOVE = 3  # percent treated
+APPROVED_ABOVE = 1  # percent treated
 WORKSPACE = """
 schema = 1
 [environments.{environment}]

@@ -98,11 +98,21 @@ def test_a_flag_keeps_its_canaries_byte_for_byte(ramp):
     (told,) = python_answers(ramp.path.read_text(), FLAG, ["u"]).answers.values()
     assert told == ["off"]
     assert made == canaries(FLAG, WEIGHTS, "gate_30")
-    ramp.edit(lambda flag: flag["metadata"].update(canaries="as another expnb wrote it"))
     ramp.push(enrolled=5)
-    ramp.push("ship", serve="gate_40")
+    ramp.edit(lambda flag: flag["metadata"].update(canaries="as another expnb wrote it"))
+    ramp.push("ramp_down", enrolled=1)
     ramp.kill()
     assert ramp.backend.canaries(ramp.ref) == "as another expnb wrote it"
+
+
+def test_no_more_units_are_treated_by_an_expnb_that_hashes_otherwise_than_the_one_that_made_the_flag(ramp):
+    ramp.push(enrolled=5)
+    ramp.edit(lambda flag: flag["metadata"].update(canaries="as another expnb wrote it"))
+    with pytest.raises(RebucketedError, match="was made with other buckets"):
+        ramp.push(enrolled=25)
+    with pytest.raises(RebucketedError, match="was made with other buckets"):
+        ramp.push("ship", serve="gate_40")
+    assert ramp.backend.read(ramp.ref).exposure.enrolled == 5
 
 
 def test_a_flag_of_an_expnb_that_wrote_no_canaries_is_read(ramp):

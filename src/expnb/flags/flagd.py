@@ -183,8 +183,9 @@ class FlagdFile:
         if plan.raises_treated and plan.ref.environment == self.environment:
             from expnb.flags.sdks import refuse_when_sdks_disagree  # noqa: PLC0415 - lowering needs no SDK
 
-            weights = tuple(plan.after.weights.items())  # those of before are lost after some kills
-            refuse_when_sdks_disagree(plan.ref.flag, weights, plan.after.control, self.canaries(plan.ref))
+            known = plan.after if plan.before == rules.LOST else plan.before
+            split = tuple(known.weights.items())
+            refuse_when_sdks_disagree(plan.ref.flag, split, known.control, self.canaries(plan.ref))
 
     def _planned(self, opened: _Opened, plan: RampPlan, now: datetime, ledger_head: str) -> tuple[FlagBlock, FlagState]:
         """What the plan makes of the flag, once everything that could forbid it was checked; and the flag as it is."""

@@ -281,6 +281,7 @@ class LaunchDarklyFlags:
             enabled=opened.on,
             changed_at=record.changed_at,
             bucketing=opened.bucketing,
+            plan_id=record.plan_id,
         )
         return state, record
 
