@@ -13,8 +13,8 @@ lab: $(READY)  ## JupyterLab in the demo workspace
 	@test -d demo || $(BIN)/expnb demo demo
 	cd demo && ../$(BIN)/jupyter lab
 
-test: $(READY)  ## the whole test suite
-	$(BIN)/pytest
+test: $(READY)  ## the whole test suite; a file stays with one worker, and so do the servers that it starts
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -5,17 +5,19 @@ The rigs are those of the tests, in tests/faults/; here they run at full length.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.faults import dead, kill_watch
+from tests.faults import dead, kill_watch, test_protocol
 from tests.faults.race import Round, raced
 from tests.faults.shop import FOUR_EYES, NAME, Shop, make_shop
 from tests.flags.fault_proxy import FaultProxy
@@ -25,7 +27,8 @@ from bench.figure import Figure
 
 ROOT = Path(__file__).parents[1]
 TOKEN = "UNLEASH_FAULTS"  # noqa: S105 - the name of a token
-MATRIX, SOAKS, ON_UNLEASH = 420, 40, 40  # runs of a kind
+MATRIX, SOAKS, ON_UNLEASH = 480, 40, 40  # runs of a kind
+STORIES, STEPS = 30, 20
 FILE_WRITERS, FILE_ROUNDS = 50, 6
 UNLEASH_WRITERS, UNLEASH_ROUNDS = 20, 6
 KILLS, UNLEASH_KILLS = 10, 2
@@ -40,6 +43,7 @@ def figures() -> Iterator[Figure]:
         proxy = stack.enter_context(FaultProxy(server.url))
         yield from kill_figures(folder, server, proxy)
         yield from crash_figures(folder, proxy)
+        yield from story_figures()
         yield from race_figures(folder, proxy)
 
 
@@ -54,15 +58,36 @@ def crash_figures(folder: Path, proxy: FaultProxy) -> Iterator[Figure]:
     jobs = [("matrix", str(folder / f"matrix-{seed}"), str(MATRIX // 2), str(seed)) for seed in (1, 2)]
     jobs += [_soak(on_file, SOAKS, "step"), _soak(at_random, SOAKS, "time")]
     jobs += [_soak(unleash, ON_UNLEASH, "step")]
-    with ThreadPoolExecutor(2) as pool:
+    with lossy(proxy), ThreadPoolExecutor(2) as pool:
         runs = [run for found in pool.map(_runs, jobs) for run in found]
     killed = [run for run in runs if run["killed"]]
     for run in runs:
         if run["wrong"]:
             print(f"lost: {run}", flush=True)
-    how = f"{len(runs)} runs: processes killed at {len({run['step'] for run in killed})} different steps, and at random times; flag file and Unleash"
+    how = f"{len(runs)} runs: processes killed at {len({run['step'] for run in killed})} different steps, and at random times; flag file, and Unleash with lost answers"
     yield Figure("crash_runs_without_loss", sum(not run["wrong"] for run in killed), "runs", how)
     yield Figure("crash_runs_with_loss", sum(bool(run["wrong"]) for run in runs), "runs", how)
+
+
+@contextmanager
+def lossy(proxy: FaultProxy) -> Iterator[None]:
+    """Meanwhile the answers to many writes are lost, which nobody may notice but in a receipt's note."""
+    over = threading.Event()
+
+    def lose() -> None:
+        how = itertools.cycle(("drop-after", "502-after"))
+        while not over.wait(0.2):
+            if proxy.times < 1:
+                proxy.hurt(next(how), times=1)
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        proxy.heal()
 
 
 def _soak(shop: Shop, runs: int, moment: str) -> tuple[str, ...]:
@@ -74,6 +99,14 @@ def _runs(arguments: tuple[str, ...]) -> list[dict[str, object]]:
     command = [sys.executable, "-m", "tests.faults.crash", *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def story_figures() -> Iterator[Figure]:
+    """Stories of random acts and deaths; the first in which a promise is broken ends the run."""
+    for machine in (test_protocol.Protocol, test_protocol.ProtocolOnAFile):
+        test_protocol.run(machine, STORIES, STEPS)
+    how = f"stories of {STEPS} random acts, half in memory and half on a flag file"
+    yield Figure("stories_without_a_broken_promise", 2 * STORIES, "stories", how)
 
 
 # --- writers that race ------------------------------------------------------------------------------

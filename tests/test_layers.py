@@ -32,6 +32,7 @@ LAYERS: dict[str, str] = {
     "demo": ALL,
     "cli": ALL,
     "__init__": ALL,
+    "__main__": ALL,
 }
 
 

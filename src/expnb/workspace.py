@@ -21,6 +21,8 @@ from expnb.decisions.plan import RampPlan, plan_change, plan_ramp
 from expnb.decisions.rules import was_judged
 from expnb.errors import (
     ExpnbError,
+    FlagError,
+    LedgerError,
     NameNotFoundError,
     PathNotFoundError,
     PlanVoidError,
@@ -28,13 +30,12 @@ from expnb.errors import (
     SpecFileError,
 )
 from expnb.flags.address import connect
-from expnb.flags.base import FlagBackend, Receipt
-from expnb.flags.secret import Secret
+from expnb.flags.base import FlagBackend, Receipt, describe
 from expnb.ledger.agreement import Agreement, agreement, loosened_since, newest_registration, to_agree
 from expnb.ledger.approvals import check_role
 from expnb.ledger.ledger import Entry, EntryKind, Ledger
 from expnb.ledger.notify import Notifier
-from expnb.ledger.reading import decisions, entries_of, entries_on, last_step
+from expnb.ledger.reading import decisions, entries_of, entries_on, last_step, receipts
 from expnb.ledger.recorded import recorded as _recorded
 from expnb.ledger.recorder import Recorder
 from expnb.ledger.requests import ChangeRequest
@@ -43,7 +44,7 @@ from expnb.posterior.priors.learn import LEAST
 from expnb.posterior.priors.past import frame, learnt_or_default, records, with_priors
 from expnb.pushing.checks import check_start
 from expnb.pushing.control import IN_FLIGHT, ChangeControl
-from expnb.pushing.kill import CONFIG, SPOOL, flag_name
+from expnb.pushing.kill import CONFIG, SPOOL, break_glass, flag_name
 from expnb.spec.canonical import Json, digest, to_json
 from expnb.spec.catalogue import Catalogue, CatalogueRow, Registered, new_version, silent_edit, to_register
 from expnb.spec.experiment import Experiment
@@ -125,7 +126,7 @@ def _place(root: Path, flags: str, environment: str) -> str:
     """Where the flags of an environment are: a file, whatever way its path is written; elsewhere an environment of the server."""
     scheme, _, rest = flags.partition(":")
     if scheme == "flagd":
-        return f"{scheme}:{(root / rest).resolve()}"
+        return f"{scheme}:{(root / rest.removeprefix('//')).resolve()}"
     return flags if "environment=" in flags else f"{flags} {environment}"
 
 
@@ -296,13 +297,16 @@ class Workspace:
 
         asked = self.experiment(experiment) if isinstance(experiment, str) else experiment
         own = source is None
-        return load_cohort(
+        mark = self._source_mark(asked) if own else ""
+        cohort = load_cohort(
             asked,
             self.source(asked) if own else source,
             events=self._events(asked),
             as_of=as_of,
             cache=self.cells_folder if own else None,
         )
+        self._marks[cohort.cells.fingerprint] = mark  # before the reading: a file that changes meanwhile is another one
+        return cohort
 
     def _events(self, experiment: Experiment) -> Path | None:
         """Where the events lie; None where there are none, and where `load_cohort` finds them without a path."""
@@ -462,6 +466,7 @@ class Workspace:
         LedgerError
             If the deletion, which was done, cannot be recorded.
         """
+        self._allow("forget")
         known = self._remembered()
         if name is not None and name not in known:
             raise NameNotFoundError("experiment", name, known)
@@ -508,6 +513,7 @@ class Workspace:
 
     def create_flag(self, experiment: Experiment) -> FlagState:
         """Create the experiment's flag at 0 percent."""
+        self._allow("create")
         spec = FlagSpec(self.ref(experiment), experiment.weights, experiment.control, experiment.eligibility)
         return self.flags.create(spec)
 
@@ -583,7 +589,7 @@ class Workspace:
                     "cells": self._keep(posterior),
                     "before": before.units if before else None,
                     "judged": judged_in.body["evidence_hash"] if judged_in else "",
-                    "source": self._source_mark(experiment),
+                    "source": self._marks.get(posterior.fingerprint) or self._source_mark(experiment),
                     "unagreed": unagreed,
                 },
             }
@@ -658,7 +664,7 @@ class Workspace:
             actor=self.actor,
             experiment=self.experiment,
             retake=self._retake,
-            notifier=Notifier(Secret(told.webhook) if told.webhook else None, told.on),
+            notifier=Notifier(told.webhook, told.on),
         )
 
     def approvals_needed(self, plan: RampPlan) -> int:
@@ -749,14 +755,48 @@ class Workspace:
         reason : str
             May follow later: `explain_kill`.
         """
-        if isinstance(experiment, str):
-            return self.control.kill(experiment, flag_name(self.root, experiment), reason=reason)
-        return self.control.kill(experiment.name, experiment.flag, reason=reason)
+        name = experiment if isinstance(experiment, str) else experiment.name
+        flag = flag_name(self.root, name) if isinstance(experiment, str) else experiment.flag
+        try:
+            control = self.control
+        except LedgerError:  # an address that is none must not stand before a kill
+            return break_glass(
+                self.root,
+                name,
+                environment=self.environment,
+                actor=self.actor,
+                now=self.clock(),
+                flag=flag,
+                reason=reason,
+            )
+        return control.kill(name, flag, reason=reason)
 
     def explain_kill(self, experiment: Experiment | str, reason: str) -> list[Entry]:
         """Say afterwards why a flag was killed."""
         flag = flag_name(self.root, experiment) if isinstance(experiment, str) else experiment.flag
         return self.control.explain_kill(flag, reason)
+
+    def moved_outside(self, ref: FlagRef) -> str:
+        """A sentence where a flag is not as the ledger's last word on it says; empty where it is, or where there is none."""
+        made, state = receipts(entries_on(self.ledger, ref)), self.flags.read(ref)
+        if not made or any(one.after.version == state.version for one in made[-2:]):
+            return ""
+        return f"not what the ledger says: {made[-1].verb} at {made[-1].applied_at:%Y-%m-%d %H:%M} UTC left {describe(made[-1].after)}; somebody changed it outside expnb"
+
+    def receipt(self, seq: int) -> Receipt:
+        """The receipt of a ledger entry, to go back to the state before it.
+
+        Raises
+        ------
+        FlagError
+            If the entry holds none.
+        """
+        found = [entry for entry in self.ledger.entries() if entry.seq == seq and entry.body.get("receipt")]
+        if not found:
+            raise FlagError(
+                f"ledger entry {seq} holds no receipt of a change; `expnb ledger list` shows those that do."
+            )
+        return _recorded(Receipt, found[0].body["receipt"])
 
     def settle(self) -> list[Entry]:
         """Outcomes of pushes that a crash or a lost answer left open, found by reading their flags."""
@@ -797,7 +837,7 @@ class Workspace:
             If the specification is another one by now, or the data of the decision are gone or changed.
         """
         facts = cast("dict[str, Json]", entry.body.get("replay", {}))
-        if not facts or not facts["cells"]:  # a posterior without cells, or an older expnb: the record is all there is
+        if not facts:  # of an older expnb: the record is all there is
             return decision
         experiment = self.experiment(decision.experiment)
         planned = f"{decision.action} {decision.variant}".strip()
@@ -813,6 +853,12 @@ class Workspace:
         prior = None if facts["prior"] is None else _recorded(Prior, facts["prior"])
         own = entries_of(self.ledger, experiment.name, self.environment)
         judged = next((one for past, one in decisions(own) if past.body["evidence_hash"] == facts["judged"]), None)
+        # As it was asked then: the look that this decision is itself was not there yet.
+        without_look = [
+            one
+            for one in own
+            if one.seq != entry.seq and (one.kind != "look" or one.body["fingerprint"] != decision.fingerprint)
+        ]
         posterior = fit_exact(experiment, cells, prior=prior) if prior is not None else fit_exact(experiment, cells)
         return decide(
             experiment,
@@ -823,27 +869,35 @@ class Workspace:
             before=cast("Mapping[str, int] | None", facts["before"]),
             judged=judged,
             unagreed=(
-                *self._agreement(experiment, own, posterior.first_day).missing,
+                *self._agreement(experiment, without_look, posterior.first_day).missing,
                 *_other_prior(experiment, posterior),
                 *_other_audience(experiment, state),
             ),
         )
 
     def _cells_of_now(self, experiment: Experiment, facts: Mapping[str, Json]) -> Cells | None:
-        """The cells that were kept of a look; where the experiment's own file was changed since, its cells as they are now."""
-        if facts.get("source") == self._source_mark(experiment):
-            return read_look(self.looks_folder / experiment.name, str(facts["cells"]))
+        """The cells that were kept of a look; where the experiment's own data may have changed since, its cells as they are now."""
+        by_hand = not experiment.source and not experiment.connection
+        if by_hand or (facts["cells"] and facts.get("source") and facts["source"] == self._source_mark(experiment)):
+            return read_look(self.looks_folder / experiment.name, str(facts["cells"])) if facts["cells"] else None
         return self.load(experiment).cells
 
     def _source_mark(self, experiment: Experiment) -> str:
         """A text that changes with the experiment's own files; empty where they are not files."""
+        sources = [experiment.source, experiment.events.source if experiment.events else ""]
         if experiment.connection or not experiment.source:
             return ""
-        folder, pattern = (
-            (Path("/"), experiment.source[1:]) if experiment.source.startswith("/") else (self.root, experiment.source)
-        )
-        seen = [(path, path.stat()) for path in sorted(folder.glob(pattern))]
-        return digest([[str(path.relative_to(folder)), one.st_size, one.st_mtime_ns] for path, one in seen])
+        seen = [(path, path.stat()) for source in filter(None, sources) for path in self._files(source)]
+        return digest([[str(path), one.st_size, one.st_mtime_ns] for path, one in seen])
+
+    def _files(self, pattern: str) -> list[Path]:
+        folder, below = (Path("/"), pattern[1:]) if pattern.startswith("/") else (self.root, pattern)
+        return sorted(folder.glob(below))
+
+    @cached_property
+    def _marks(self) -> dict[str, str]:
+        """Marks of the sources as they were when cells were loaded from them, by fingerprint."""
+        return {}
 
     def _registered_metrics(self, experiment: Experiment) -> Registered:
         """Version and definition of the metrics at the newest registration; empty without one."""

@@ -60,6 +60,11 @@ def test_a_misspelt_scheme_gets_a_hint(tmp_path):
         "launchdarkly://shop?token=hunter2",
         "unleash+https://host/default?environment=x&API_KEY=hunter2",
         "memory://store?client_secret=hunter2",
+        "unleash+https://host/default#hunter2",
+        "launchdarkly://shop?environment=x#hunter2",
+        "flagd:flags.json#hunter2",
+        "vendor#hunter2://host",
+        "#hunter2",
     ],
 )
 def test_an_address_with_a_credential_is_refused_and_not_shown(tmp_path, url):

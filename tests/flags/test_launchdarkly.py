@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,8 @@ from expnb.errors import (
     PushUncertainError,
 )
 from expnb.flags.address import connect
-from expnb.flags.fake_launchdarkly import FakeLaunchDarkly, Member
+from expnb.flags.aftermath import HalfMadeError
+from expnb.flags.fake_launchdarkly import FakeLaunchDarkly, Member, Refused
 from expnb.spec.flag import Eligibility, FlagRef, FlagSpec
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -340,6 +342,25 @@ def test_a_flag_whose_making_was_not_answered_is_there_once(shop, fault):
     assert [method for method, _ in shop.fake.requests].count("POST") == 1
 
 
+def test_a_flag_that_was_made_and_may_not_be_begun_is_said_to_be_there_and_is_begun_later(shop):
+    ref = FlagRef("second", "production")
+    shop.fake.tokens["fake-sam"] = Member("sam", writes=("staging",))
+    with pytest.raises(HalfMadeError, match=r"\(403\)\. It is there and off.*create it again") as caught:
+        shop.enter("sam").create(FlagSpec(ref, WEIGHTS, "gate_30"), now=NOW)
+    assert "Nothing was changed" not in str(caught.value)
+    assert caught.value.runbook == "no-permission"
+    assert not shop.fake.config(ref.flag, "production")["on"]
+    assert pickle.loads(pickle.dumps(caught.value)).runbook == "no-permission"
+    assert shop.ana.create(FlagSpec(ref, WEIGHTS, "gate_30"), now=NOW).enabled
+
+
+def test_a_flag_for_an_unknown_environment_is_refused_before_anything_is_made(shop):
+    ref = FlagRef("second", "production")
+    with pytest.raises(FlagError, match=r"no environment 'prod'.*Nothing was changed"):
+        shop.enter("ana", address=f"{shop.fake.address}?environment=prod").create(FlagSpec(ref, WEIGHTS, "gate_30"))
+    assert ref.flag not in shop.fake.flags
+
+
 @pytest.mark.parametrize("name", ["two words", "a/b", "", "ü"])
 def test_a_name_that_launchdarkly_does_not_take_is_refused(shop, name):
     with pytest.raises(FlagError, match=r"letters, digits"):
@@ -605,6 +626,7 @@ def test_a_change_that_would_break_a_waiting_request_is_refused_with_the_vendors
     shop.call("POST", path, {"description": "theirs", "instructions": [instruction]})
     note = shop.ana.kill(ref, now=NOW).note
     assert "pending approval request" in note
+    says_no_opposite(note)
     assert not shop.ana.read(ref).enabled
 
 
@@ -640,9 +662,33 @@ def test_kill_stops_a_flag_that_was_edited_and_cannot_be_read(shop, path, value)
     receipt = shop.ana.kill(REF, now=NOW)
     assert receipt.before is None
     assert "not known" in receipt.note
+    says_no_opposite(receipt.note)
     assert not receipt.after.enabled
     assert receipt.after.exposure.treated == 0
     assert {sdk_answer(shop.fake.flags[REF.flag], "production", unit) for unit in UNITS} == {"off"}
+
+
+def says_no_opposite(note):
+    """A note of what was done holds no sentence of an error after which nothing was."""
+    for opposite in ("Nothing was", "Runbook", "plan again", "Request approval", "or kill the flag"):
+        assert opposite not in note
+
+
+def test_a_kill_whose_tidying_asks_for_approval_says_no_more_than_that(shop):
+    """The role may turn flags off past approvals, and may not change rules."""
+    shop.push(enrolled=50)
+    original = shop.fake._update
+
+    def update(flag, body, kind, query, member):
+        if "semanticpatch" not in kind:
+            raise Refused(405, "method_not_allowed", "Approval is required")
+        return original(flag, body, kind, query, member)
+
+    shop.fake._update = update
+    receipt = shop.ana.kill(REF, now=NOW)
+    assert not receipt.after.enabled
+    assert "through an approval request only (Approval is required)" in receipt.note
+    says_no_opposite(receipt.note)
 
 
 def test_kill_serves_off_before_it_tidies_up(shop):
@@ -650,6 +696,7 @@ def test_kill_serves_off_before_it_tidies_up(shop):
     shop.fake.faults = [None, "conflict"]
     receipt = shop.ana.kill(REF, now=NOW)
     assert "could not be closed" in receipt.note
+    says_no_opposite(receipt.note)
     assert not receipt.after.enabled
     assert {sdk_answer(shop.fake.flags[REF.flag], "production", unit) for unit in UNITS} == {"off"}
 

@@ -87,6 +87,8 @@ def test_a_missing_credential_is_named_with_how_to_set_it(use_keyring, locked):
         "f964a287e1b728cb5f4f3e0120df92cb5",
         "TOKEN_964a287e1b728cb5f4f3",
         "Bearer abc",
+        "sk_live_51HxAbCdEfGhIjKl",
+        "Xk2mQpLr7TzVwYbNcDfG",
         "",
     ],
 )
@@ -95,3 +97,12 @@ def test_a_credential_in_place_of_its_name_is_refused_and_not_shown(credential):
         Secret(credential)
     assert not credential or credential not in str(caught.value)
     assert credential not in caught.value.args or not credential
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["UNLEASH_TOKEN_PRODUCTION_EU_WEST_1", "unleash_token_of_production_2", "LaunchDarklyTokenOfTheShop", "LdToken2"],
+)
+def test_a_name_that_people_give_is_taken(monkeypatch, name):
+    monkeypatch.setenv(name, VALUE)
+    assert Secret(name).reveal() == VALUE

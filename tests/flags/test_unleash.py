@@ -17,6 +17,7 @@ from expnb.errors import (
     PercentError,
 )
 from expnb.flags.address import connect
+from expnb.flags.aftermath import HalfMadeError
 from expnb.spec.flag import Eligibility, FlagRef, FlagSpec
 
 ANA, ADMIN_NAME, VERA, WRONG = (f"UNLEASH_{name}" for name in ("ANA", "ADMIN", "VERA", "WRONG"))  # names of tokens
@@ -294,6 +295,7 @@ def test_kill_needs_no_history(flag, server):
         receipt = UnleashFlag(server, proxy.url.replace("http", "unleash+http") + "/default").kill()
     assert not receipt.after.enabled
     assert "cannot be read back" in receipt.note
+    assert "Nothing was changed" not in receipt.note
     assert not flag.environment["enabled"]
     assert flag.strategy["parameters"]["rollout"] == "0"
 
@@ -350,8 +352,45 @@ def test_an_archived_flag_keeps_its_name_and_cannot_be_read(flag, server):
 
 def test_an_unknown_project_is_named(server):
     backend = connect(server.url.replace("http", "unleash+http") + "/nowhere", environment="production", token=ANA)
-    with pytest.raises(FlagError, match="no project 'nowhere'"):
-        backend.read(REF)
+    calls = [
+        backend.names,
+        lambda: backend.read(REF),
+        lambda: backend.create(FlagSpec(REF, {"a": 1, "b": 1}, "a"), now=NOW),
+        lambda: backend.kill(REF, now=NOW),
+    ]
+    for call in calls:
+        with pytest.raises(
+            FlagError, match=r"no project 'nowhere'.*\['default'\].*Nothing was changed\. Correct the address"
+        ):
+            call()
+
+
+@pytest.mark.parametrize("token", [ANA, "UNLEASH_ADMIN"])
+def test_an_unknown_environment_is_named_with_the_known_ones_before_anything_is_made(server, token):
+    flag = UnleashFlag(server, f"{server.address}?environment=prod", token=token)
+    known = r"no environment 'prod' for project 'default'; it has \['development', 'production'\]\. Nothing was changed.*\?environment="
+    with pytest.raises(FlagError, match=known):
+        flag.create()
+    assert flag.backend.names() == []
+
+
+def test_an_environment_that_the_project_does_not_use_is_refused_before_anything_is_made(server):
+    place = "/api/admin/projects/default/environments"
+    server.call("DELETE", f"{place}/development").raise_for_status()
+    try:
+        flag = UnleashFlag(server, ref=replace(REF, environment="development"))
+        with pytest.raises(FlagError, match=r"it has \['production'\]"):
+            flag.create()
+    finally:
+        server.call("POST", place, {"environment": "development"}).raise_for_status()
+    assert flag.backend.names() == []
+
+
+def test_a_kill_in_an_unknown_environment_names_the_known_ones(flag, server):
+    lost = UnleashFlag(server, f"{server.address}?environment=prod")
+    with pytest.raises(FlagError, match=r"no environment 'prod'.*'production'"):
+        lost.kill()
+    assert flag.environment["enabled"]
 
 
 @pytest.mark.parametrize(
@@ -366,6 +405,16 @@ def test_a_layer_and_a_holdout_are_refused_before_anything_is_made(server, eligi
 def test_the_servers_own_refusal_is_told_in_its_words(server):
     with pytest.raises(FlagError, match=r"400: .*100 characters"):
         UnleashFlag(server).create(eligibility=Eligibility({"country": ("x" * 101,)}))
+
+
+def test_a_flag_whose_strategy_is_refused_is_said_to_be_there_and_is_finished_by_creating_again(server):
+    flag = UnleashFlag(server)
+    with pytest.raises(HalfMadeError, match="without a strategy, so it serves nobody.*create it again") as caught:
+        flag.create(eligibility=Eligibility({"country": ("x" * 101,)}))
+    assert "Nothing was changed" not in str(caught.value)
+    assert flag.backend.names() == [REF.flag]
+    assert flag.environment["strategies"] == []
+    assert flag.create().exposure.enrolled == 0
 
 
 def test_a_creation_that_was_interrupted_can_be_done_again(server):

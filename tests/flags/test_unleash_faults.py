@@ -5,6 +5,7 @@ from tests.flags.fault_proxy import FaultProxy
 from tests.flags.unleash_flag import NOW, REF, UnleashFlag
 
 from expnb.errors import AnswerLostError, FlagConflictError, FlagError, FlagServerError, PushUncertainError
+from expnb.flags.aftermath import HalfMadeError
 
 UNITS = [f"user-{number}" for number in range(200)]
 
@@ -119,6 +120,7 @@ def test_a_kill_that_cannot_close_the_rollout_is_still_a_kill_and_says_so(flag, 
     proxy.hurt("409", methods=("PATCH",))
     receipt = flag.kill()
     assert "not closed" in receipt.note
+    assert "Nothing was changed" not in receipt.note
     assert not flag.environment["enabled"]
     assert set(flag.backend.evaluate(REF, UNITS)) == {""}
 
@@ -145,6 +147,26 @@ def test_a_flag_whose_creation_lost_an_answer_is_whole(server, proxy, fault, ste
     proxy.hurt(fault, methods=("POST",), path=step, times=1)
     assert flag.create().exposure.enrolled == 0
     assert flag.environment["enabled"]
+
+
+def test_a_creation_whose_last_step_is_refused_says_what_stands_and_the_first_push_ends_it(server, proxy):
+    flag = UnleashFlag(server, proxy.url.replace("http", "unleash+http") + "/default")
+    proxy.hurt("409", methods=("POST",), path="/on")
+    with pytest.raises(HalfMadeError, match="409: injected.*serves nobody.*first push switches it on") as caught:
+        flag.create()
+    assert "Nothing was changed" not in str(caught.value)
+    proxy.heal()
+    assert not flag.read().enabled
+    assert flag.push(enrolled=5).after.enabled
+
+
+def test_a_creation_that_cannot_be_read_back_does_not_say_that_nothing_was_changed(server, proxy):
+    flag = UnleashFlag(server, proxy.url.replace("http", "unleash+http") + "/default")
+    proxy.hurt("500", methods=("GET",), path="/features/")
+    with pytest.raises(HalfMadeError) as caught:
+        flag.create()
+    assert "Nothing was changed" not in str(caught.value)
+    assert flag.strategy["parameters"]["rollout"] == "0"
 
 
 def test_a_server_without_its_database_is_not_waited_for_and_serves_again_when_it_is_back(flag, server):

@@ -156,7 +156,11 @@ def test_a_body_with_a_secret_is_refused_wherever_it_is(ledger, key):
     assert not ledger.path.exists()
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), "\ud800", {1, 2}], ids=["nan", "infinity", "object", "half a surrogate", "set"])
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), float("inf"), object(), "\ud800", {1, 2}],
+    ids=["nan", "infinity", "object", "half a surrogate", "set"],
+)
 def test_a_body_without_a_json_form_is_refused(ledger, value):
     with pytest.raises(LedgerError, match="cannot be recorded"):
         record(ledger, value=value)

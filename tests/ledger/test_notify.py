@@ -200,10 +200,10 @@ def test_a_webhook_that_nobody_set_is_named(monkeypatch):
 def test_a_notifier_tells_what_the_channel_wants_to_hear(monkeypatch):
     with channel(status(200)) as (url, told):
         monkeypatch.setenv("TEAM_WEBHOOK", url)
-        assert Notifier(HOOK, ("kill", "push")).tell(EVENT) == ""
+        assert Notifier(HOOK.name, ("kill", "push")).tell(EVENT) == ""
         assert Notifier().tell(EVENT) == ""
         assert told == []
-        assert Notifier(HOOK).tell(EVENT) == ""
+        assert Notifier(HOOK.name).tell(EVENT) == ""
         assert len(told) == 1
 
 

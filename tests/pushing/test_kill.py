@@ -1,10 +1,12 @@
 """Kill: at once, whatever else is broken; the reason may follow."""
 
 import json
+import warnings
 from dataclasses import replace
 
 import pytest
 
+import expnb as xb
 from expnb import errors
 from expnb.pushing.kill import break_glass
 
@@ -92,3 +94,39 @@ def test_a_kill_that_cannot_be_recorded_waits_beside_the_ledger(demo):
     assert state(demo.root) == "DISABLED"
     demo.roll_back(demo.experiment("gate_position"), reason="the next entry")
     assert demo.ledger.entries(kind="kill")[-1].body["reason"] == "errors"
+
+
+def test_no_kill_is_lost_from_the_waiting_file_whatever_was_torn(demo):
+    spool = demo.root / ".expnb" / "unrecorded.jsonl"
+    spool.write_bytes('{"happened_at": "2017-02-20T12:00:00+00:00", "body": {"experiment": "é'.encode()[:-1])
+    for number in range(3):
+        break_glass(demo.root, "email_campaign", environment="production", actor=f"ops{number}", now=demo.clock())
+    demo.roll_back(demo.experiment("gate_position"), reason="the next entry")
+    assert [entry.body["actor"] for entry in demo.ledger.entries(kind="kill")] == ["ops0", "ops1", "ops2"]
+    assert spool.read_bytes() == b""
+    assert spool.with_suffix(".torn").exists()
+
+
+@pytest.mark.parametrize("table", ['[notify]\nwebhook = "slack-hook"', '[ledger]\nurl = "postgres://host/x"'])
+def test_a_mistake_in_other_tables_stands_before_no_kill(demo, table):
+    path = demo.root / "expnb.toml"
+    name = table.splitlines()[0]
+    text = path.read_text()
+    path.write_text(
+        text.replace(text[text.index(name) :].split("\n\n")[0], table) if name in text else f"{text}\n{table}\n"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        receipt = xb.open_workspace(demo.root, clock=demo.clock).kill("email_campaign")
+    assert not receipt.after.enabled
+
+
+@pytest.mark.parametrize("roles", ["{ operator = 5 }", '{ operator = [5, "ops"] }', '{ operator = "ops" }', "3"])
+def test_roles_that_cannot_be_read_stand_before_no_kill(demo, roles):
+    path = demo.root / "expnb.toml"
+    path.write_text(
+        path.read_text().replace("[environments.production]", f"[environments.production]\nroles = {roles}")
+    )
+    assert not break_glass(
+        demo.root, "email_campaign", environment="production", actor="ops", now=demo.clock()
+    ).after.enabled

@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 from tests.pushing.conftest import Wire, over
 
+import expnb as xb
 from expnb import errors
 from expnb.flags.base import Receipt
 from expnb.ledger.recorded import recorded
+from expnb.pushing.kill import break_glass
 from expnb.spec.flag import FlagRef
 
 
@@ -177,3 +179,145 @@ def test_a_receipt_says_that_nobody_enforced_the_roles(demo, planned):
     assert "unenforced" in str(receipt)
     assert "unenforced" in receipt._repr_html_()
     assert demo.ledger.entries(kind="intent")[-1].body["enforcement"] == "unenforced"
+
+
+# --- found by those who tried to break it ---------------------------------------------------------------
+
+
+def test_a_newer_roll_back_is_not_undone_by_deciding_again_on_older_data(demo):
+    exp = demo.experiment("email_campaign")
+    old = xb.fit(exp, demo.load(exp))
+    source = demo.source(exp)
+    rows = pd.read_parquet(source)
+    rows.loc[rows["segment"] != "No E-Mail", ["visit", "conversion", "spend"]] = 0
+    rows.to_parquet(source)
+    assert demo.decide(exp, xb.fit(exp, demo.load(exp))).action == "roll_back"
+    again = demo.decide(exp, old)
+    assert again.action == "ramp_up"
+    with pytest.raises(errors.PlanVoidError):
+        demo.apply(demo.plan(again))
+    assert enrolled(demo) == 25
+
+
+def test_a_decision_without_kept_cells_is_taken_again_from_the_source(demo):
+    exp = demo.experiment("email_campaign")
+    decision = demo.decide(exp, replace(xb.fit(exp, demo.load(exp)), cells=None))
+    source = demo.source(exp)
+    rows = pd.read_parquet(source)
+    rows.loc[rows["segment"] != "No E-Mail", ["visit", "conversion", "spend"]] = 0
+    rows.to_parquet(source)
+    with pytest.raises(errors.PlanVoidError):
+        demo.apply(demo.plan(decision))
+
+
+def test_a_flag_that_was_disabled_by_hand_is_not_enabled_by_a_restore(demo, planned):
+    demo.apply(planned)
+    path = demo.root / "flags.flagd.json"
+    before, _, rest = path.read_text().partition('"email-campaign"')
+    path.write_text(before + '"email-campaign"' + rest.replace('"ENABLED"', '"DISABLED"', 1))
+    exp = demo.experiment("email_campaign")
+    with pytest.raises(errors.FlagError, match="somebody changed it outside expnb"):
+        demo.last_receipt(exp)
+    later = replace(demo, clock=lambda: demo.clock() + timedelta(minutes=2))
+    later.settle()  # finds that it was switched off
+    with pytest.raises(errors.FlagError, match="disabled outside expnb"):
+        later.restore(later.last_receipt(exp))
+    assert not demo.flag(exp).enabled
+
+
+def test_killed_twice_the_way_back_is_still_there(demo, planned):
+    served = demo.apply(planned).after.exposure
+    exp = demo.experiment("email_campaign")
+    demo.kill("email_campaign", reason="errors")
+    demo.kill("email_campaign", reason="to be sure")
+    assert demo.restore(demo.last_receipt(exp)).after.exposure == served
+
+
+def test_after_a_break_glass_the_state_before_it_comes_back_and_no_older_one(demo):
+    exp = demo.experiment("email_campaign")
+    demo.roll_back(exp, reason="harm")
+    break_glass(demo.root, exp.name, environment="production", actor="ops", now=demo.clock())
+    assert demo.restore(demo.last_receipt(exp)).after.exposure.enrolled == 0
+
+
+def test_a_killed_edited_flag_comes_back_as_the_ledger_last_knew_it(demo, planned):
+    served = demo.apply(planned).after.exposure
+    path = demo.root / "flags.flagd.json"
+    path.write_text(path.read_text().replace('"enrolled": 50', '"enrolled": 77'))
+    exp = demo.experiment("email_campaign")
+    with pytest.raises(errors.FlagEditedError):
+        demo.flag(exp)
+    demo.kill(exp)
+    assert demo.restore(demo.last_receipt(exp)).after.exposure == served
+
+
+def test_a_flag_file_that_was_put_back_is_noticed_and_carries_no_step(demo, planned, run):
+    path = demo.root / "flags.flagd.json"
+    before = path.read_text()
+    exp = demo.experiment("email_campaign")
+    demo.kill(exp, reason="errors")
+    path.write_text(before)
+    assert "somebody changed it outside expnb" in run("flags")[1]
+    with pytest.raises(errors.FlagError, match="was killed at .* and serves again"):
+        demo.apply(planned)
+
+
+def test_open_flags_of_one_layer_never_share_a_unit_whatever_the_files_say(demo):
+    text = (demo.root / "experiments" / "email_campaign.toml").read_text()
+    for name in ("one", "two"):
+        file = demo.root / "experiments" / f"{name}.toml"
+        file.write_text(
+            text.replace('name = "email_campaign"', f'name = "{name}"')
+            .replace('flag = "email-campaign"', f'flag = "{name}"\nlayer = "mail"\nslice = [0, 60]')
+            .replace("source =", "# source =")
+        )
+        exp = demo.experiment(name)
+        demo.register(exp)
+        demo.create_flag(exp)
+    demo.apply(demo.start(demo.experiment("one")))
+    with pytest.raises(errors.FlagError, match="flag 'one' is open on 0 to 60 % of layer 'mail'"):
+        demo.apply(demo.start(demo.experiment("two")))
+    assert demo.flag(demo.experiment("two")).exposure.enrolled == 0
+
+
+def test_a_start_opens_the_flag_of_its_experiment_only(demo):
+    text = (demo.root / "experiments" / "email_campaign.toml").read_text()
+    for name in ("one", "two"):
+        file = demo.root / "experiments" / f"{name}.toml"
+        file.write_text(
+            text.replace('name = "email_campaign"', f'name = "{name}"').replace(
+                'flag = "email-campaign"', f'flag = "{name}"'
+            )
+        )
+        demo.create_flag(demo.experiment(name))
+    demo.register(demo.experiment("one"))
+    other = demo.flag(demo.experiment("two"))
+    forged = replace(demo.start(demo.experiment("one")), ref=other.ref, base_version=other.version)
+    with pytest.raises(errors.FlagError, match="is not the first rung of 'one'"):
+        demo.apply(forged)
+
+
+def test_an_outcome_that_cannot_be_recorded_is_not_called_unchanged(demo, planned):
+    class Full(Wire):
+        def apply(self, *arguments, **named):
+            receipt = super().apply(*arguments, **named)
+            (demo.root / ".expnb" / "ledger.sqlite").rename(demo.root / ".expnb" / "away")
+            (demo.root / ".expnb" / "ledger.sqlite").mkdir()
+            return receipt
+
+    with pytest.raises(errors.PushUncertainError, match="was pushed and read back .* Do not push again"):
+        over(demo, Full(demo.flags)).apply(planned)
+    assert enrolled_of(demo.flags) == 50
+
+
+def enrolled_of(flags):
+    return flags.read(FlagRef("email-campaign", "production")).exposure.enrolled
+
+
+def test_a_closed_gate_is_not_rolled_back_again(demo):
+    exp = demo.experiment("email_campaign")
+    demo.roll_back(exp, reason="harm")
+    count = len(demo.ledger.entries())
+    with pytest.raises(errors.FlagError, match="closed already"):
+        demo.roll_back(exp, reason="again")
+    assert len(demo.ledger.entries()) == count

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from tests.test_workspace import decided, with_roles
 
+import expnb as xb
 from expnb import errors
 from expnb.spec.workspace_file import ApprovalRule, NotifyTable
 
@@ -43,11 +44,14 @@ def test_a_request_keeps_who_asked_and_every_answer(ana, ben, requested):
 def test_one_decline_stops_a_plan_for_good(demo, ana, ben, requested):
     ben.approve(requested)
     with_roles(demo, "carl", need=1).decline(requested, reason="Not before the holidays.")
-    with pytest.raises(errors.ApprovalError, match="carl declined the plan"):
+    with pytest.raises(errors.ApprovalError, match="carl declined this change"):
         ana.apply(requested)
-    ana.request(requested)
-    with pytest.raises(errors.ApprovalError, match="carl declined the plan"):
-        ana.apply(requested)
+    for again in (requested, replace(requested, reason="asked once more", created_at=requested.created_at)):
+        ana.request(again)
+        with pytest.raises(errors.ApprovalError, match="carl declined this change"):
+            ben.approve(again)
+        with pytest.raises(errors.ApprovalError, match="carl declined this change"):
+            ana.apply(again)
 
 
 @pytest.mark.parametrize("say", [lambda ws, plan: ws.decline(plan, reason=" "), lambda ws, plan: ws.comment(plan, "")])
@@ -166,3 +170,60 @@ def test_a_roll_back_is_done_whether_or_not_anybody_can_be_told(ana, monkeypatch
     with pytest.warns(RuntimeWarning, match="Nobody was told of this roll back"):
         receipt = telling(ana).roll_back(ana.experiment("email_campaign"), reason="a doubt")
     assert receipt.after.exposure.enrolled == 0
+
+
+def test_an_approver_who_lost_the_role_counts_no_longer(demo, ana, ben):
+    plan = ana.plan(decided(ana, "email_campaign")[1])
+    ana.request(plan)
+    ben.approve(plan)
+    with pytest.raises(errors.ApprovalError, match="approved this plan already"):
+        ben.approve(plan)
+    roles = {"analyst": ("ana",), "approver": ("carl",)}
+    with pytest.raises(errors.ApprovalError, match="0 given"):
+        with_roles(demo, "ana", roles, need=1).apply(plan)
+
+
+def test_nobody_answers_for_another_environment(demo):
+    """An approver of staging alone must not agree to what production does."""
+    path = demo.root / "expnb.toml"
+    path.write_text(path.read_text() + '[environments.staging]\nflags = "flagd:staging.flagd.json"\n')
+    production = xb.open_workspace(demo.root, environment="production", actor="ana", clock=demo.clock)
+    plan = production.plan(decided(production, "email_campaign")[1])
+    production.request(plan)
+    mallory = xb.open_workspace(demo.root, environment="staging", actor="mallory", clock=demo.clock)
+    for answer in (mallory.approve, mallory.request):
+        with pytest.raises(errors.FlagError, match="the plan is for production"):
+            answer(plan)
+    assert not production.ledger.entries(kind="approval")
+
+
+def test_another_verb_on_a_plan_escapes_no_rule(demo):
+    rule = ApprovalRule(verb="ramp_up", need=1)
+    ana = with_rules(demo, "ana", rule)
+    plan = ana.plan(decided(ana, "email_campaign")[1])
+    for verb in ("ramp_down", "roll_back", "drop", "conclude_flat"):
+        with pytest.raises(errors.ApprovalError, match="0 given"):
+            ana.apply(replace(plan, verb=verb))
+
+
+def test_to_ship_is_to_raise_even_where_no_more_units_are_treated(demo, planned):
+    before = replace(planned.before, weights={"No E-Mail": 1, "Mens E-Mail": 1}, enrolled=100)
+    shipped = replace(planned, before=before, after=replace(before, serve="Mens E-Mail", holdback=50))
+    assert shipped.after.treated == before.treated == 50
+    assert shipped.raises_treated
+
+
+def test_a_plan_claims_no_longer_life_than_the_environment_allows(demo, planned):
+    forever = replace(planned, expires_at=planned.expires_at + timedelta(days=3650))
+    with pytest.raises(errors.PlanExpiredError):
+        replace(demo, clock=lambda: demo.clock() + timedelta(days=400)).apply(forever)
+
+
+def test_which_request_is_answered_is_never_guessed(run):
+    """By the clock of now, as commands are typed: two plans of one decision."""
+    plans = [re.search(r"plan (\w{12})", run("request", "email_campaign", "--as", "ana")[1])[1] for _ in range(2)]
+    code, _, err = run("comment", "email_campaign", "fine", "--as", "ben")
+    assert code == 2
+    assert all(f"--plan {plan}" in err for plan in plans)
+    assert run("comment", "email_campaign", "fine", "--as", "ben", "--plan", plans[1])[0] == 0
+    assert run("requests")[1].count("comment: ben") == 1

@@ -25,13 +25,18 @@ from expnb.cli.shared import (
     decide_on,
     open_at,
 )
-from expnb.errors import ExpnbError, ParameterError
+from expnb.errors import ExpnbError, LedgerError, ParameterError
 
 if TYPE_CHECKING:
     from expnb.decisions.plan import RampPlan
     from expnb.flags.base import Receipt
     from expnb.spec.flag import FlagState
     from expnb.workspace import Workspace
+
+
+PlanId = Annotated[
+    str, typer.Option("--plan", help="Which request, by the first signs of its plan; needed when several are open.")
+]
 
 
 @app.command()
@@ -48,7 +53,10 @@ def flags(
     ] = 30.0,
     as_json: AsJson = False,
 ) -> None:
-    """Show what the flag of every experiment serves now."""
+    """Show what the flag of every experiment serves now, and whether the ledger agrees."""
+    from expnb.pushing.kill import flag_name  # noqa: PLC0415 - each command loads what it needs
+    from expnb.spec.flag import FlagRef  # noqa: PLC0415
+
     opened = open_at(workspace, environment)
     if stale:
         from expnb.hygiene.stale import stale_flags  # noqa: PLC0415 - each command loads what it needs
@@ -61,9 +69,14 @@ def flags(
         typer.echo(as_json_text(found) if as_json else str(found))
         raise typer.Exit(10 if found.flags else 0)
     states: dict[str, FlagState | str] = {}
+    notes: dict[str, str] = {}
     for name in opened.experiments:
-        try:
-            states[name] = opened.flag(opened.experiment(name))
+        try:  # the flag itself needs neither catalogue nor ledger
+            ref = FlagRef(flag_name(opened.root, name), opened.environment)
+            states[name] = opened.flags.read(ref)
+            notes[name] = opened.moved_outside(ref)
+        except LedgerError as error:
+            notes[name] = f"whether the ledger agrees is not known: {error.sentence}"
         except ExpnbError as error:  # one that cannot be read must not hide the others
             states[name] = str(error)
     if as_json:
@@ -75,6 +88,8 @@ def flags(
         else:
             off = "" if state.enabled else " (disabled)"
             typer.echo(f"{name}: {state.ref} {state.exposure}{off}, version {state.version}")
+        if notes.get(name):
+            typer.echo(f"  {notes[name]}")
 
 
 @app.command()
@@ -108,19 +123,34 @@ def request(
     elif start:
         plan = opened.start(experiment)
     else:
-        plan = opened.plan(decide_on(opened, experiment, source, engine, seed))
+        decision = decide_on(opened, experiment, source, engine, seed)
+        plan = opened.plan(decision)
+        if not plan.changes:
+            from expnb.decisions.decision import EXIT_CODES  # noqa: PLC0415 - each command loads what it needs
+
+            typer.echo(f"{name}: {decision.action.replace('_', ' ')}; there is nothing to push.")
+            for reason in decision.reasons:
+                typer.echo(f"  - {reason}")
+            raise typer.Exit(EXIT_CODES[decision.action])
     opened.request(plan)
     needed = opened.approvals_needed(plan)
     typer.echo(
-        f"requested {plan} (plan {plan.id[:12]}, approvals needed: {needed}, expires {plan.expires_at:%Y-%m-%d %H:%M} UTC)"
+        f"requested {plan} (plan {plan.id[:12]}, approvals needed: {needed}, expires {plan.expires_at:%Y-%m-%d %H:%M} UTC, unenforced)"
     )
 
 
 @app.command()
 def requests(workspace: Folder = HERE, environment: Where = None, *, as_json: AsJson = False) -> None:
     """Show what waits for an answer, with the answers so far."""
-    asked = open_at(workspace, environment).requests()
-    typer.echo(as_json_text(asked) if as_json else "\n".join(map(str, asked)) or "no open requests")
+    opened = open_at(workspace, environment)
+    asked = opened.requests()
+    if as_json:
+        typer.echo(as_json_text(asked))
+        return
+    for one in asked:
+        typer.echo(f"{one}\n  {len(opened.approvals(one.plan))} of {opened.approvals_needed(one.plan)} approvals")
+    if not asked:
+        typer.echo("no open requests")
 
 
 @app.command()
@@ -130,6 +160,7 @@ def approve(
     environment: Where = None,
     actor: Who = None,
     *,
+    plan_id: PlanId = "",
     specification: Annotated[
         bool, typer.Option("--specification", help="What was registered late, or loosened after the first look.")
     ] = False,
@@ -141,7 +172,7 @@ def approve(
         agreed = opened.agree(opened.experiment(name))
         typer.echo(f"agreed to {name} as {agreed.body['spec_hash']} (ledger entry {agreed.seq})")
         return
-    plan = _requested(opened, name)
+    plan = _requested(opened, name, plan_id)
     opened.approve(plan, comment=comment)
     typer.echo(
         f"approved {plan} (plan {plan.id[:12]}): {len(opened.approvals(plan))} of {opened.approvals_needed(plan)} approvals, unenforced"
@@ -155,13 +186,14 @@ def decline(
     environment: Where = None,
     actor: Who = None,
     *,
+    plan_id: PlanId = "",
     reason: Annotated[str, typer.Option(help="Why, for the one who asked.")],
 ) -> None:
     """Stop the newest plan that was requested: it cannot be pushed any more."""
     opened = open_at(workspace, environment, actor)
-    plan = _requested(opened, name)
+    plan = _requested(opened, name, plan_id)
     opened.decline(plan, reason=reason)
-    typer.echo(f"declined {plan} (plan {plan.id[:12]}): {reason}")
+    typer.echo(f"declined {plan} (plan {plan.id[:12]}), unenforced: {reason}")
 
 
 @app.command()
@@ -171,10 +203,12 @@ def comment(
     workspace: Folder = HERE,
     environment: Where = None,
     actor: Who = None,
+    *,
+    plan_id: PlanId = "",
 ) -> None:
     """Say something about the newest plan that was requested; kept with it."""
     opened = open_at(workspace, environment, actor)
-    opened.comment(_requested(opened, name), text)
+    opened.comment(_requested(opened, name, plan_id), text)
     typer.echo(f"noted on {name}: {text}")
 
 
@@ -185,13 +219,14 @@ def apply(
     environment: Where = None,
     actor: Who = None,
     *,
+    plan_id: PlanId = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, show the diff, change nothing.")
     ] = False,
 ) -> None:
     """Push the newest plan that was requested."""
     opened = open_at(workspace, environment, actor)
-    plan = _requested(opened, name)
+    plan = _requested(opened, name, plan_id)
     typer.echo(opened.preview(plan) if dry_run else str(opened.apply(plan)))
 
 
@@ -210,10 +245,25 @@ def rollback(
 
 
 @app.command()
-def restore(name: Name, workspace: Folder = HERE, environment: Where = None, actor: Who = None) -> None:
-    """Return the flag to the state before its last push."""
+def restore(
+    name: Name,
+    workspace: Folder = HERE,
+    environment: Where = None,
+    actor: Who = None,
+    *,
+    to: Annotated[
+        int | None, typer.Option(help="The state before this ledger entry; before the last change when left out.")
+    ] = None,
+) -> None:
+    """Return the flag to the state before its last change, as the ledger knows it."""
     opened = open_at(workspace, environment, actor)
-    typer.echo(str(opened.restore(opened.last_receipt(opened.experiment(name)))))
+    experiment = opened.experiment(name)
+    receipt = opened.receipt(to) if to is not None else opened.last_receipt(experiment)
+    if receipt.ref != opened.ref(experiment):
+        raise ParameterError(
+            f"ledger entry {to} is about {receipt.ref}, not about the flag of {name!r}. Name another entry."
+        )
+    typer.echo(str(opened.restore(receipt)))
 
 
 @app.command()
@@ -290,8 +340,17 @@ def _break_glass(
     )
 
 
-def _requested(workspace: Workspace, name: str) -> RampPlan:
-    plans = [one.plan for one in workspace.requests() if one.plan.experiment == workspace.experiment(name).name]
+def _requested(workspace: Workspace, name: str, plan_id: str = "") -> RampPlan:
+    """The open request on an experiment; which one is never guessed."""
+    workspace.experiment(name)
+    asked = [one for one in workspace.requests() if one.plan.experiment == name]
+    plans = [one.plan for one in asked if one.plan.id.startswith(plan_id) and (plan_id or not one.declines)]
+    if len(plans) > 1:
+        raise ParameterError(
+            f"{len(plans)} requests on {name!r} are open; say which one: {', '.join(f'--plan {one.id[:12]} ({one.verb})' for one in plans)}."
+        )
     if not plans:
-        raise ParameterError(f"no open request on {name!r}; it may have expired. Write `expnb request {name}` first.")
-    return plans[-1]
+        raise ParameterError(
+            f"no open request on {name!r}: none was made, or it was pushed, declined or is too old. `expnb requests` shows them; write `expnb request {name}` for a new one."
+        )
+    return plans[0]

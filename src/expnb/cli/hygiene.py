@@ -15,8 +15,15 @@ LEFT = 10  # exit code where something is left to do
 def layers(workspace: Folder = HERE, environment: Where = None, *, as_json: AsJson = False) -> None:
     """Show who holds which percent of every layer, and what is free."""
     from expnb.hygiene.claims import layers as layers_now  # noqa: PLC0415 - each command loads what it needs
+    from expnb.hygiene.claims import unread  # noqa: PLC0415
 
-    found = layers_now(open_at(workspace, environment))
+    opened = open_at(workspace, environment)
+    found = layers_now(opened)
+    for name in unread(opened):
+        typer.echo(
+            f"experiment {name!r} cannot be read: what it holds is not shown, and not free. `expnb check {name}` says why.",
+            err=True,
+        )
     if as_json:
         typer.echo(as_json_text([{"layer": one, "free": one.free} for one in found]))
         return

@@ -51,7 +51,9 @@ class RampPlan:
     @property
     def raises_treated(self) -> bool:
         """Whether any treatment would reach more units than before."""
-        before = self.before.shares()
+        before, serve = self.before.shares(), self.after.serve
+        if serve not in {"", self.after.control, self.before.serve}:
+            return True  # a shipped variant is served by the gate alone: other people get it, whatever their share
         return any(
             share > before.get(name, 0.0) + 1e-9
             for name, share in self.after.shares().items()

@@ -94,6 +94,10 @@ def connect(url: str, *, root: str | Path = ".", environment: str = "production"
 
 def _check(address: Address) -> None:
     scheme, place = address.scheme, address.place
+    if "#" in address.url:  # no backend has a use for what stands after it
+        raise FlagError(
+            f"the address of the flags in environment {address.environment!r} ({scheme.partition('#')[0]}:…) carries a credential or something like one after its '#', so it is not shown here. Write it without '#'. If it was a credential, revoke it, and name a new one: token = \"NAME_OF_AN_ENVIRONMENT_VARIABLE\"."
+        )
     if not place or ":" not in address.url:
         # Only the scheme is shown: an address may carry a credential.
         found = "names no place" if ":" in address.url else "has no scheme such as 'flagd:'"

@@ -27,6 +27,7 @@ from expnb.errors import (
 from expnb.flags import launchdarkly_line as line
 from expnb.flags import launchdarkly_rules as rules
 from expnb.flags.address import Address
+from expnb.flags.aftermath import fact, half_way
 from expnb.flags.base import (
     OFF,
     Attributes,
@@ -105,26 +106,27 @@ class LaunchDarklyFlags:
         Raises
         ------
         FlagError
-            If the flag exists in this environment, or its name, variants or audience cannot be served.
+            If the flag exists in this environment, or its name, variants or audience cannot be served; or if the project has no such environment.
+        HalfMadeError
+            If a later step than the first is refused: the flag is there by then, off.
         """
         now = datetime.now(UTC) if now is None else now
         check_environment(flag.ref, self.environment, self.name)
         check_now(now)
         self._check_spec(flag)
+        stands = ""
         if self.api.find(flag.ref.flag) is None:
+            self.api.approvals_required()  # says so if there is no such environment
             self._post(flag)
-        opened = self._open(flag.ref)
+            stands = "It is there and off, so it serves nobody. Put that right and create it again, which goes on from there; or archive it in LaunchDarkly."
+        with half_way(flag.ref.flag, self.name, stands):
+            opened = self._open(flag.ref)
         if opened.record_text or not rules.untouched(opened, flag.exposure):
             raise self._exists(flag.ref.flag)
-        record = Record(flag.exposure, now.astimezone(UTC))
-        try:
-            self._patch(opened, flag.ref.flag, rules.operations(opened, record), "expnb: a new flag, at 0 %")
-        except ApprovalError:  # what is served needs approval, a note beside it does not
-            self.api.patch(flag.ref.flag, [rules.keep(opened, record)], "expnb: a new flag, off")
-        except PushUncertainError:
-            if not self._open(flag.ref).record_text:
-                raise
-        return self.read(flag.ref)
+        with half_way(flag.ref.flag, self.name, stands):
+            self._begin(flag, opened, Record(flag.exposure, now.astimezone(UTC)))
+        with half_way(flag.ref.flag, self.name, "It is there at 0 %, so it serves nobody. Read it."):
+            return self.read(flag.ref)
 
     def read(self, ref: FlagRef) -> FlagState:
         """The flag as it stands now.
@@ -245,7 +247,7 @@ class LaunchDarklyFlags:
             before, old = self._state(ref, opened)
             exposure, note = rules.shut(before.exposure), ""
         except FlagError as error:
-            before, old, note = None, None, f"The state before is not known: {error}"
+            before, old, note = None, None, f"The state before is not known: {fact(error)}"
             exposure = rules.closed(ref.flag, opened)
         self._turn_off(ref.flag, opened)
         record = Record(exposure, now.astimezone(UTC), "", old.ledger_head if old else "")
@@ -327,7 +329,9 @@ class LaunchDarklyFlags:
         try:
             after = self.read(plan.ref)
         except ExpnbError as error:
-            raise PushUncertainError(f"flag {plan.ref.flag!r} was written, but cannot be read back: {error}") from error
+            raise PushUncertainError(
+                f"flag {plan.ref.flag!r} was written, but cannot be read back: {fact(error)}"
+            ) from error
         if (after.exposure, after.enabled) == (plan.after, True):
             return after
         if lost and after.version == before.version:
@@ -359,7 +363,7 @@ class LaunchDarklyFlags:
             self.api.instruct(flag, instructions, "expnb: kill")
         except ApprovalError as error:
             raise ApprovalError(
-                f"flag {flag!r} was NOT turned off: {error.sentence} In an emergency use a token whose role has the action bypassRequiredApproval, or turn it off by hand and have that approved: {self.api.page(opened.flag)}"
+                f"flag {flag!r} was NOT turned off: {fact(error)} In an emergency use a token whose role has the action bypassRequiredApproval, or turn it off by hand and have that approved: {self.api.page(opened.flag)}"
             ) from error
         except PushUncertainError as error:
             if self.api.config(self.api.flag(flag)).get("on") is not False:
@@ -388,7 +392,7 @@ class LaunchDarklyFlags:
         try:
             self.api.patch(flag, rules.closing(opened, record), "expnb: kill, rules closed")
         except (FlagError, ApprovalError) as error:
-            return f"It is off, but its rules could not be closed ({error}); look at them before it is turned on."
+            return f"It is off, but its rules could not be closed ({fact(error).rstrip('.')}); look at them before it is turned on."
         return ""
 
     # --- approvals of the vendor ----------------------------------------------------------------
@@ -401,7 +405,7 @@ class LaunchDarklyFlags:
         try:
             self.api.patch(flag, [rules.keep(opened, record)], _comment(plan))
         except (FlagError, ApprovalError) as error:
-            return f"Approved as request {approval.id}. expnb's note beside the flag could not be written ({error}); the request stands for it."
+            return f"Approved as request {approval.id}. expnb's note beside the flag could not be written ({fact(error).rstrip('.')}); the request stands for it."
         return f"Approved as request {approval.id}."
 
     def _handed_over(self, plan: RampPlan, opened: Opened, approval: Approval) -> VendorRequest:
@@ -417,6 +421,15 @@ class LaunchDarklyFlags:
             raise FlagError(
                 f"a flag is called {flag.ref.flag!r}; LaunchDarkly takes letters, digits, '.', '_' and '-' only, and 256 of them at most. Nothing was changed. Rename it."
             )
+
+    def _begin(self, flag: FlagSpec, opened: Opened, record: Record) -> None:
+        try:
+            self._patch(opened, flag.ref.flag, rules.operations(opened, record), "expnb: a new flag, at 0 %")
+        except ApprovalError:  # what is served needs approval, a note beside it does not
+            self.api.patch(flag.ref.flag, [rules.keep(opened, record)], "expnb: a new flag, off")
+        except PushUncertainError:
+            if not self._open(flag.ref).record_text:
+                raise
 
     def _post(self, flag: FlagSpec) -> None:
         try:

@@ -12,6 +12,8 @@ from expnb.errors import CredentialError, FlagError
 _SERVICE: Final = "expnb"
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _RANDOM: Final = re.compile(r"[0-9a-f]{16,}", re.IGNORECASE)
+# Names are written in one case; random letters are not. sk_live_… of 20 signs and more has all three.
+_MIXED: Final = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9]).{20,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Secret:
     name: str
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name) or _RANDOM.search(self.name):
+        if not _NAME.fullmatch(self.name) or _RANDOM.search(self.name) or _MIXED.match(self.name):
             raise FlagError(
                 "the token of the flags is named by something that is no name of an environment variable; it may be the credential itself, so it is not shown here. "
                 'If it is, revoke it. Name a variable or an entry of the keyring: token = "UNLEASH_TOKEN".'

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, cast
@@ -27,6 +27,7 @@ from expnb.errors import (
 )
 from expnb.flags import unleash_rules as rules
 from expnb.flags.address import Address
+from expnb.flags.aftermath import fact, half_way
 from expnb.flags.base import (
     Attributes,
     Capabilities,
@@ -114,9 +115,11 @@ class Unleash:
         Raises
         ------
         FlagError
-            If the flag exists in this environment, or its names, weights or audience cannot be served.
+            If the flag exists in this environment, or its names, weights or audience cannot be served; or if the server has no such project or environment.
         FlagServerError
             If the server cannot be asked, or does not allow it.
+        HalfMadeError
+            If it does not allow a later step: the flag is there by then, and serves nobody.
         """
         check_environment(flag.ref, self.environment, self.name)
         check_now(datetime.now(UTC) if now is None else now)
@@ -125,10 +128,15 @@ class Unleash:
         check_names(name, exposure, self._stickiness)
         check_eligibility(exposure, _CAPABILITIES, self.name)
         per_mille(exposure.weights)
-        self._create_feature(name)
-        self._add_strategy(name, Rule(exposure, Stamp(_nonce()), self._bucketing(name)))
-        self._api.switch(name, on=True)
-        return self.read(flag.ref)
+        self._api.check_place()
+        made = self._create_feature(name)
+        self._add_strategy(name, Rule(exposure, Stamp(_nonce()), self._bucketing(name)), made=made)
+        with self._half_way(
+            name,
+            "It stands at 0 % and is perhaps not switched on, so it serves nobody. Put that right and read it: the first push switches it on.",
+        ):
+            self._api.switch(name, on=True)
+            return self.read(flag.ref)
 
     def read(self, ref: FlagRef) -> FlagState:
         """The flag as it stands now; its version is the number of the newest event of its history.
@@ -236,11 +244,11 @@ class Unleash:
         try:
             self._close(ref.flag)
         except FlagError as error:
-            notes.append(f"It is off, but not closed ({error.sentence}) Do not switch it on before it is.")
+            notes.append(f"It is off, but not closed: {fact(error)} Do not switch it on before it is.")
         try:
             after = look(self._api, ref).state
         except FlagError as error:
-            notes.append(f"It is off, but cannot be read back: {error.sentence}")
+            notes.append(f"It is off, but cannot be read back: {fact(error)}")
             shut = _shut(before.exposure) if before else rules.LOST
             after = FlagState(ref, shut, "unknown", enabled=False, changed_at=now.astimezone(UTC))
         if after.enabled:
@@ -252,12 +260,14 @@ class Unleash:
 
     # --- a new flag ------------------------------------------------------------------------------
 
-    def _create_feature(self, flag: str) -> None:
+    def _create_feature(self, flag: str) -> bool:
+        """Whether the flag is new since; one that another environment made is not."""
+        made = False
         try:
             if self._api.create_feature(flag):
-                return
+                return True
         except AnswerLostError:
-            pass  # the same as one that another environment made
+            made = True  # perhaps; either way it is there without a strategy
         try:
             environment = self._api.in_environment(self._api.feature(flag))
         except NameNotFoundError as error:
@@ -266,21 +276,30 @@ class Unleash:
             ) from error
         if strategies_of(environment):
             raise self._exists(flag)
+        return made
 
-    def _add_strategy(self, flag: str, rule: Rule) -> None:
+    def _add_strategy(self, flag: str, rule: Rule, *, made: bool) -> None:
         new = rules.strategy(rule)
-        with suppress(AnswerLostError):
+        bare = "It is there without a strategy, so it serves nobody. Put that right and create it again, which goes on from there; or archive it in Unleash."
+        with self._half_way(flag, bare if made else ""), suppress(AnswerLostError):
             self._api.add_strategy(flag, new)
-        found = strategies_of(self._api.in_environment(self._api.feature(flag)))
+        with self._half_way(
+            flag, "It is there at 0 %, and switched off. Read it; if it has no strategy, create it again."
+        ):
+            found = strategies_of(self._api.in_environment(self._api.feature(flag)))
+            events = self._api.events(flag)
         own = [str(one["id"]) for one in found if one.get("title") == new["title"]]
         if not own:
             raise PushUncertainError(
                 f"flag {flag!r} has no strategy yet: the answer to its creation was lost. Create it again."
             )
-        first = [event for event in reversed(self._api.events(flag)) if event.type == ADDED and _is_among(event, found)]
+        first = [event for event in reversed(events) if event.type == ADDED and _is_among(event, found)]
         if len(found) > 1 and not _is_among(first[0], [one for one in found if one["id"] in own]):
             self._api.delete_strategy(flag, own[0])
             raise self._exists(flag)
+
+    def _half_way(self, flag: str, stands: str) -> AbstractContextManager[None]:
+        return half_way(flag, self.name, stands)
 
     def _exists(self, flag: str) -> FlagError:
         return FlagError(
@@ -333,7 +352,7 @@ class Unleash:
         try:
             seen = look(self._api, ref)
         except FlagError as error:
-            notes.append(f"The state before is not known: {error.sentence} The history in Unleash has it.")
+            notes.append(f"The state before is not known: {fact(error)} The history in Unleash has it.")
             return None
         if len(seen.history) > 1 and seen.history[0].type == DISABLED:
             older = seen.history[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, cast
@@ -52,12 +53,30 @@ class UnleashApi:
         """
         found = [str(one["name"]) for one in _objects(self._read(self._project("features")), "features")]
         if not found:  # of a project that does not exist, the server says that it has no flags
-            projects = [str(one["id"]) for one in _objects(self._read(f"{ADMIN}/projects"), "projects")]
-            if self.project not in projects:
-                raise FlagError(
-                    f"{self.server.name} has no project {self.project!r}; it has {projects}. Nothing was changed. Correct the address in expnb.toml."
-                )
+            self._check_project()
         return found
+
+    def check_place(self) -> None:
+        """Raise `FlagError` unless the project exists and uses the environment; everybody who can log in may ask."""
+        self._check_project()
+        path = f"{ADMIN}/environments/project/{quote(self.project, safe='')}"
+        found = _objects(self._read(path), "environments")
+        # Others exist on the server, but flags of the project have no part in them.
+        used = [str(one["name"]) for one in found if one.get("visible", True)]
+        if self.environment not in used:
+            raise self._unknown_environment(f"project {self.project!r}", used)
+
+    def _check_project(self) -> None:
+        projects = [str(one["id"]) for one in _objects(self._read(f"{ADMIN}/projects"), "projects")]
+        if self.project not in projects:
+            raise FlagError(
+                f"{self.server.name} has no project {self.project!r} that the token {self._token()} may see; it has {projects}. Nothing was changed. Correct the address in expnb.toml."
+            )
+
+    def _unknown_environment(self, where: str, known: Sequence[str]) -> FlagError:
+        return FlagError(
+            f"{self.server.name} has no environment {self.environment!r} for {where}; it has {sorted(known)}. Nothing was changed. Say which one: ?environment={min(known, default='production')} in the address."
+        )
 
     def feature(self, flag: str) -> Facts:
         """A flag with all its environments.
@@ -82,9 +101,7 @@ class UnleashApi:
         """
         found = {str(one["name"]): one for one in _objects(feature, "environments")}
         if self.environment not in found:
-            raise FlagError(
-                f"{self.server.name} has no environment {self.environment!r} for {feature.get('name')!r}; it has {sorted(found)}. Nothing was changed. Say which one: ?environment={next(iter(sorted(found)), 'production')} in the address."
-            )
+            raise self._unknown_environment(f"flag {str(feature.get('name'))!r}", list(found))
         return found[self.environment]
 
     def events(self, flag: str) -> list[Event]:
@@ -173,6 +190,9 @@ class UnleashApi:
         answer = self.server.send(method, path, json=json, params=params)
         status = answer.status_code
         if status == httpx.codes.FORBIDDEN:
+            if path.startswith(self._project("")):  # nobody has rights in a project or environment that does not exist
+                with suppress(FlagServerError):
+                    self.check_place()
             raise FlagServerError(
                 self.server.name,
                 f"does not allow this with the token {self._token()} (403: {_said(answer)}). Nothing was changed. Ask for a role that may change flags of project {self.project!r} in {self.environment!r}, or for somebody who has it.",

@@ -12,6 +12,7 @@ from expnb.decisions.plan import RampPlan
 from expnb.errors import AnswerLostError, FlagEditedError, FlagError, FlagRaceError, FlagServerError, PushUncertainError
 from expnb.flags import unleash_race
 from expnb.flags import unleash_rules as rules
+from expnb.flags.aftermath import fact
 from expnb.flags.base import describe
 from expnb.flags.unleash_api import CHANGED, Event, UnleashApi
 from expnb.flags.unleash_look import Seen, look
@@ -98,7 +99,7 @@ class Push:
                 newer = self._newer(flag, seen)
             except FlagError as error:
                 raise PushUncertainError(
-                    f"flag {flag!r} was written, but its history cannot be read: {error.sentence}"
+                    f"flag {flag!r} was written, but its history cannot be read: {fact(error)}"
                 ) from error
             own = _own(newer, new)
             race = unleash_race.run(seen.version, seen.strategy, newer)
@@ -144,7 +145,7 @@ class Push:
                 self._api.switch(plan.ref.flag, on=True)
         except FlagError as error:
             raise PushUncertainError(
-                f"flag {plan.ref.flag!r} was written, but not switched on: {error.sentence}"
+                f"flag {plan.ref.flag!r} was written, but not switched on: {fact(error)}"
             ) from error
 
     def _read_back(self, plan: RampPlan) -> FlagState | None:
@@ -155,7 +156,7 @@ class Push:
             return None
         except FlagError as error:
             raise PushUncertainError(
-                f"flag {plan.ref.flag!r} was written, but cannot be read back: {error.sentence}"
+                f"flag {plan.ref.flag!r} was written, but cannot be read back: {fact(error)}"
             ) from error
 
     def _newer(self, flag: str, seen: Seen) -> list[Event]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from expnb.errors import FlagEditedError, FlagError, PercentError, SpecError, UnitError
+from expnb.flags.aftermath import fact
 from expnb.flags.base import OFF
 from expnb.flags.murmur import murmur3_32
 from expnb.flags.unleash_split import dropped_name, per_mille, variants_of
@@ -232,7 +233,7 @@ def _exposure(flag: str, raw: Strategy, found: Mapping[str, Json]) -> Exposure:
         )
         per_mille(exposure.weights)
     except (ValueError, FlagError, PercentError, SpecError) as error:
-        raise FlagEditedError(flag, f"its title is refused ({str(error).rstrip('.')})") from error
+        raise FlagEditedError(flag, f"its title is refused ({fact(error).rstrip('.')})") from error
     _check_audience(flag, exposure.eligibility, found)
     return exposure
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from expnb.errors import ExpnbError, FlagFileError, NameNotFoundError, PushError
+from expnb.errors import ExpnbError, FlagFileError, NameNotFoundError, PercentError, PushError
+from expnb.flags.base import check_granularity
 from expnb.spec.layers import Claim, LayerMap, claim, collisions, layer_maps
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ def layers(workspace: Workspace) -> list[LayerMap]:
     """Who holds which percent of every layer; experiments that cannot be read are left out."""
     found, _ = _readable(workspace)
     return layer_maps([_claim(workspace, one, _read(workspace, one)[0]) for one in found if one.layer])
+
+
+def unread(workspace: Workspace) -> list[str]:
+    """Experiments that cannot be read, whose slices are therefore not shown."""
+    return _readable(workspace)[1]
 
 
 def last_verb(workspace: Workspace, experiment: Experiment) -> str:
@@ -124,10 +130,15 @@ def _readable(workspace: Workspace) -> tuple[list[Experiment], list[str]]:
 def _refused(workspace: Workspace, experiment: Experiment) -> Iterator[str]:
     """What the backend of the flag cannot narrow the eligible units by."""
     try:
-        able = workspace.flags.capabilities.eligibility
+        able = workspace.flags.capabilities
     except ExpnbError:  # a backend that cannot be reached says so when it is used
         return
-    missing = [need for need in experiment.eligibility.needs if need not in able]
+    for percent in experiment.policy.percents:
+        try:
+            check_granularity(experiment.exposure(percent), able.granularity)
+        except PercentError as error:
+            yield f"rung {percent:g} of the ladder: {error.sentence}"
+    missing = [need for need in experiment.eligibility.needs if need not in able.eligibility]
     if missing:
         yield f"the flags of {workspace.environment} cannot serve {' and '.join(missing)} ({experiment.eligibility}). Leave {'it' if len(missing) == 1 else 'them'} out, or keep this flag in a backend that can, such as flagd:flags.flagd.json."
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from expnb.decisions.decision import Decision
 from expnb.decisions.plan import RampPlan
 from expnb.errors import ApprovalError
+from expnb.ledger.recorded import recorded
 from expnb.spec.workspace_file import ApprovalRule
 
 if TYPE_CHECKING:  # a kill asks for roles, and does not wait for a database's driver
@@ -20,6 +21,8 @@ if TYPE_CHECKING:  # a kill asks for roles, and does not wait for a database's d
 # Which roles may do what; an environment without roles lets everybody do everything.
 ROLES: Mapping[str, tuple[str, ...]] = {
     "register": ("analyst", "operator"),
+    "create": ("analyst", "operator"),
+    "forget": ("analyst", "operator"),
     "apply": ("analyst", "operator"),
     "request": ("analyst", "operator"),
     "comment": ("analyst", "approver", "operator"),
@@ -44,7 +47,8 @@ def applying(plan: RampPlan, rules: Iterable[ApprovalRule]) -> list[ApprovalRule
     """The rules that hold for a plan; lowering exposure never needs anybody."""
     if not plan.raises_treated:
         return []
-    verb = "ship" if plan.after.serve else plan.verb  # to restore what was shipped is to ship it again
+    # By what is done, not by what the plan calls itself; to restore what was shipped is to ship it again.
+    verb = "ship" if plan.after.serve else plan.verb if plan.verb in {"start", "restore"} else "ramp_up"
     return [
         rule
         for rule in rules
@@ -62,21 +66,48 @@ def approvers(entries: Iterable[Entry], plan: RampPlan) -> list[str]:
     return _actors(entries, "approval", plan)
 
 
-def check_approvals(entries: Sequence[Entry], plan: RampPlan, rules: Sequence[ApprovalRule]) -> None:
-    """Raise `ApprovalError` unless enough others have agreed to exactly this plan, and nobody declined it."""
-    declined = _actors(entries, "declined", plan)
-    if declined:
-        raise ApprovalError(
-            f"{', '.join(declined)} declined the plan {plan.id[:12]} for {plan.experiment!r}. Nothing was pushed. Talk to them, then plan and request anew: `expnb request {plan.experiment}`."
-        )
-    needed, given = approvals_needed(plan, rules), len(approvers(entries, plan))
+def check_approvals(
+    entries: Sequence[Entry], plan: RampPlan, rules: Sequence[ApprovalRule], roles: Mapping[str, Sequence[str]]
+) -> None:
+    """Raise `ApprovalError` unless enough others, who may still approve, have agreed to exactly this plan, and nobody declined it or the same change under another name."""
+    check_declined(entries, plan)
+    may = {same_person(who) for who in roles.get("approver", ())}
+    authors = _actors(entries, "request", plan)
+    agreed = [who for who in approvers(entries, plan) if who not in authors and (not roles or {who, "*"} & may)]
+    needed, given = approvals_needed(plan, rules), len(agreed)
     if given < needed:
         flag = {"restore": " --restore", "start": " --start"}.get(plan.verb, "")
+        asked = f"Request it, and let somebody else approve: `expnb request {plan.experiment}{flag}`."
         raise ApprovalError(
             f"{plan.after.treated:.4g} % treated in {plan.ref.environment} needs {needed} "
             f"approval{'s' if needed > 1 else ''}, {given} given. Nothing was pushed. "
-            f"Request it, and let somebody else approve: `expnb request {plan.experiment}{flag}`."
+            f"{f'It waits for somebody else: `expnb approve {plan.experiment}`.' if authors else asked}"
         )
+
+
+def check_declined(entries: Sequence[Entry], plan: RampPlan) -> None:
+    """Raise `ApprovalError` if somebody declined this change."""
+    declined = _decliners(entries, plan)
+    if declined:
+        raise ApprovalError(
+            f"{', '.join(declined)} declined this change for {plan.experiment!r} ({plan.after}). Nothing was pushed. Talk to them; on newer data, decide and request anew: `expnb request {plan.experiment}`."
+        )
+
+
+def _decliners(entries: Sequence[Entry], plan: RampPlan) -> list[str]:
+    """Who declined this change, also as a plan that was made at another time or gave other reasons."""
+    declined = {
+        entry.body["plan_id"]: same_person(str(entry.body["actor"])) for entry in entries if entry.kind == "declined"
+    }
+    asked = [entry for entry in entries if entry.kind == "request" and entry.body["plan_id"] in declined]
+    same = [
+        entry.body["plan_id"] for entry in asked if _change(recorded(RampPlan, entry.body["plan"])) == _change(plan)
+    ]
+    return list(dict.fromkeys(declined[one] for one in same))
+
+
+def _change(plan: RampPlan) -> tuple[object, ...]:
+    return plan.base_version, plan.before, plan.after, plan.evidence_hash
 
 
 def check_requires(plan: RampPlan, rules: Sequence[ApprovalRule], decision: Decision | None) -> None:
@@ -116,6 +147,18 @@ def _actors(entries: Iterable[Entry], kind: EntryKind, plan: RampPlan) -> list[s
 
 
 def same_person(actor: str) -> str:
-    """A name without the differences that do not make another person: case, space around it, how a letter is put together, and what cannot be seen."""
-    seen = "".join(letter for letter in unicodedata.normalize("NFKC", actor) if unicodedata.category(letter) != "Cf")
-    return unicodedata.normalize("NFKC", seen.casefold()).strip()
+    """A name without the differences that do not make another person: case, spaces, how a letter is put together, and what cannot be seen."""
+    plain = unicodedata.normalize("NFKC", actor)
+    seen = "".join(
+        " " if letter.isspace() else letter
+        for letter in plain
+        if letter.isspace() or (unicodedata.category(letter)[0] != "C" and letter not in _UNSEEN)
+    )
+    return " ".join(unicodedata.normalize("NFKC", seen.casefold()).split())
+
+
+# Signs without a picture that Unicode does not count among the control and format signs.
+_UNSEEN = frozenset(
+    [chr(0x034F), chr(0x115F), chr(0x1160), chr(0x17B4), chr(0x17B5), chr(0x2800), chr(0x3164), chr(0xFFA0)]
+    + [chr(code) for block in (range(0x180B, 0x1810), range(0xFE00, 0xFE10), range(0xE0100, 0xE01F0)) for code in block]
+)

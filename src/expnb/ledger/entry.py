@@ -35,7 +35,7 @@ EntryKind = Literal[
 KINDS: Final[tuple[str, ...]] = get_args(EntryKind)
 SCHEMA: Final = 1  # of the entry; entries of older schemas are never rewritten
 _SECRET: Final = re.compile(r"token|secret|password|api[_-]?key|credential", re.IGNORECASE)
-_HEAD: Final = re.compile(r"head\W+([0-9a-f]{64})\b", re.IGNORECASE)
+_HEAD: Final = re.compile(r"head\W+([0-9a-f]{12,64})\b", re.IGNORECASE)
 _HASH: Final = re.compile(r"[0-9a-f]{12,64}")
 _PART: Final = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False

@@ -13,7 +13,7 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from expnb.decisions.plan import RampPlan
-from expnb.errors import CredentialError
+from expnb.errors import CredentialError, FlagError
 from expnb.flags.base import Enforcement
 from expnb.flags.secret import Secret
 from expnb.spec.canonical import Json
@@ -82,18 +82,23 @@ class Notifier:
 
     Parameters
     ----------
-    webhook : Secret, optional
-        Its URL; nobody is told without one.
+    webhook : str
+        Name of the credential that is its URL; nobody is told without one.
     on : tuple of str
         Acts that are told.
     """
 
-    webhook: Secret | None = None
+    webhook: str = ""
     on: tuple[str, ...] = field(default=ACTS)
 
     def tell(self, event: Event) -> str:
         """What went wrong, in a sentence; empty where all went well or nobody is to be told. Never raises."""
-        return notify(self.webhook, event) if self.webhook and event.act in self.on else ""
+        if not self.webhook or event.act not in self.on:
+            return ""
+        try:
+            return notify(Secret(self.webhook), event)
+        except FlagError:  # a name that no credential can have
+            return f"Nobody was told of this {event.act.replace('_', ' ')}: the name of the webhook in expnb.toml is none that a credential can have. What was done stands; tell them yourself."
 
 
 def notify(webhook: Secret, event: Event, *, seconds: float = SECONDS) -> str:

@@ -55,7 +55,11 @@ class ChangeRequest:
     enforcement: Enforcement = "unenforced"
 
     def __str__(self) -> str:
-        lines = [f"{self.plan} (requested by {self.author}, plan {self.plan.id[:12]}, {self.enforcement})"]
+        declined = "DECLINED: " if self.declines else ""
+        lines = [
+            f"{declined}{self.plan} (requested by {self.author}, plan {self.plan.id[:12]}, void after {self.plan.expires_at:%Y-%m-%d %H:%M} UTC, {self.enforcement})",
+            f"  why: {self.plan.reason}",
+        ]
         lines += [f"  {what}: {answer}" for what, answers in self._answers for answer in answers]
         if self.vendor:
             lines.append(f"  to be approved at {self.vendor.url}")
@@ -67,7 +71,9 @@ class ChangeRequest:
     def _repr_html_(self) -> str:
         rows = [
             ("plan", f"{self.plan} ({self.plan.id[:12]})"),
+            ("why", self.plan.reason),
             ("requested by", f"{self.author}, {self.requested_at:%Y-%m-%d %H:%M} UTC"),
+            ("void after", f"{self.plan.expires_at:%Y-%m-%d %H:%M} UTC"),
         ]
         rows += [(what, str(answer)) for what, answers in self._answers for answer in answers]
         rows += [("to be approved at", self.vendor.url)] if self.vendor else []

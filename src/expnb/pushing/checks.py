@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from expnb.decisions.decision import Decision
 from expnb.decisions.evidence import check_evidence
 from expnb.decisions.plan import RampPlan
-from expnb.errors import FlagError, PlanVoidError, RebucketedError
+from expnb.errors import FlagError, NameNotFoundError, PlanVoidError, RebucketedError
 from expnb.flags.base import Receipt
 from expnb.ledger.agreement import agreement, newest_registration
 from expnb.ledger.ledger import Entry
 from expnb.ledger.reading import decisions, last_step, receipts
 from expnb.ledger.recorded import recorded
 from expnb.spec.experiment import Experiment
-from expnb.spec.flag import FlagState
+from expnb.spec.flag import Exposure, FlagRef, FlagState
 
 
 def check_bucketing(on_flag: Sequence[Entry], state: FlagState) -> None:
@@ -37,6 +37,44 @@ def check_owner(on_flag: Sequence[Entry], plan: RampPlan, state: FlagState) -> N
     if other != plan.experiment and (state.exposure.treated or state.exposure.serve):
         raise FlagError(
             f"flag {plan.ref.flag!r} is open in {plan.ref.environment} for the experiment {other!r}; one experiment at a time moves it. Nothing was pushed. Give {plan.experiment!r} a flag of its own, or close that ramp first: `expnb rollback {other}`."
+        )
+
+
+def check_layer(intents: Sequence[Entry], plan: RampPlan, read: Callable[[FlagRef], FlagState]) -> None:
+    """Raise `FlagError` if another open flag holds a part of the plan's slice of its layer: units would be in two experiments.
+
+    What flags serve is asked, not what files say: a file can be edited while its flag is open.
+    """
+    own = plan.after.eligibility
+    if not own.layer or plan.after.serve:
+        return
+    for flag in dict.fromkeys(str(entry.body["flag"]) for entry in intents):
+        if flag == plan.ref.flag:
+            continue
+        try:
+            other = read(FlagRef(flag, plan.ref.environment))
+        except NameNotFoundError:  # deleted since
+            continue
+        who = other.exposure.eligibility
+        start, end = max(own.slice[0], who.slice[0]), min(own.slice[1], who.slice[1])
+        if (
+            other.enabled
+            and other.exposure.enrolled
+            and not other.exposure.serve
+            and who.layer == own.layer
+            and start < end
+        ):
+            raise FlagError(
+                f"flag {flag!r} is open on {start:g} to {end:g} % of layer {own.layer!r}, which the plan for {plan.experiment!r} would open too; experiments of one layer never share a unit. Nothing was pushed. `expnb layers` shows what is free: give {plan.experiment!r} another slice, on a flag of its own, or close that ramp first."
+            )
+
+
+def check_not_reopened(on_flag: Sequence[Entry], plan: RampPlan, state: FlagState) -> None:
+    """Raise `FlagError` if the ledger's last word on a flag is a kill, and somebody switched it on outside expnb."""
+    known = receipts(on_flag)
+    if plan.verb != "restore" and state.enabled and known and known[-1].verb == "kill":
+        raise FlagError(
+            f"flag {plan.ref.flag!r} was killed at {known[-1].applied_at:%Y-%m-%d %H:%M} UTC, and serves again: somebody switched it on outside expnb. Nothing was pushed. Find out who and why; `expnb kill {plan.experiment}`, then `expnb restore {plan.experiment}` brings it back on record."
         )
 
 
@@ -67,7 +105,11 @@ def _check_first_rung(plan: RampPlan, experiment: Experiment, own: Sequence[Entr
             f"the newest decision on {experiment.name!r} is to roll back; nobody is exposed on that. Nothing was pushed. Decide again on newer data."
         )
     first = replace(plan.before, enrolled=experiment.policy.percents[0])
-    if plan.before.serve or (plan.after, plan.policy_hash) != (first, experiment.policy_hash):
+    if (
+        plan.ref.flag != experiment.flag
+        or plan.before.serve
+        or (plan.after, plan.policy_hash) != (first, experiment.policy_hash)
+    ):
         raise FlagError(
             f"the plan ({plan.after}) is not the first rung of {experiment.name!r} as it stands now, {experiment.policy.percents[0]:g} %. Nothing was pushed. Plan again: ws.start(exp)."
         )
@@ -75,8 +117,9 @@ def _check_first_rung(plan: RampPlan, experiment: Experiment, own: Sequence[Entr
 
 def check_restore(on_flag: Sequence[Entry], plan: RampPlan) -> None:
     """Raise `FlagError` unless a receipt shows the state that is to come back."""
-    known = [receipt.before for receipt in receipts(on_flag)]
-    if not any(state is not None and state.exposure == plan.after for state in known):
+    made = receipts(on_flag)
+    known = [audited_before(made, receipt) for receipt in made]
+    if plan.after not in known:
         raise FlagError(
             f"no receipt of flag {plan.ref.flag!r} shows '{plan.after}'; only an audited state can be restored."
         )
@@ -100,7 +143,11 @@ def check_recorded(
         raise FlagError(
             f"the decision behind this plan for {plan.experiment!r} is not in the ledger. Nothing was pushed. Decide through the workspace: ws.decide(exp, posterior)."
         )
-    check_evidence(plan, found[1], decided[-1][1], experiment.policy_hash)
+    # A newer decision on older data takes nothing back.
+    looked = {str(entry.body["fingerprint"]): entry.seq for entry in own if entry.kind == "look"}
+    on_newest = max(decided, key=lambda one: (looked.get(one[1].fingerprint, 0), one[0].seq))[1]
+    for newest in (on_newest, decided[-1][1]):
+        check_evidence(plan, found[1], newest, experiment.policy_hash)
     last = last_step(on_flag, decided)
     if last and last.fingerprint == found[1].fingerprint:
         raise FlagError(
@@ -123,7 +170,27 @@ def check_again(plan: RampPlan, decision: Decision, again: Decision) -> None:
         )
 
 
-def audited(on_flag: Sequence[Entry], receipt: Receipt) -> str:
+def last_change(made: Sequence[Receipt]) -> Receipt | None:
+    """The receipt to undo: the newest that changed what a flag serves; a kill of a killed flag changed nothing."""
+    for receipt in reversed(made):
+        before, after = receipt.before, receipt.after
+        if before is None or (before.exposure, before.enabled) != (after.exposure, after.enabled):
+            return receipt
+    return None
+
+
+def audited_before(made: Sequence[Receipt], receipt: Receipt) -> Exposure | None:
+    """What a flag served before a receipt, as the ledger knows it: a state that somebody made outside expnb, or that could not be read, is none."""
+    place = made.index(receipt)
+    earlier = [one.after.exposure for one in made[:place]]
+    if receipt.before and (
+        not earlier or receipt.before.exposure in [*earlier, made[0].before and made[0].before.exposure]
+    ):
+        return receipt.before.exposure
+    return earlier[-1] if earlier else None
+
+
+def experiment_of(on_flag: Sequence[Entry], receipt: Receipt) -> str:
     """The experiment under which a receipt stands in the ledger; empty if it does not."""
     for entry in reversed(on_flag):
         # Compared as values: an older expnb recorded fewer fields.

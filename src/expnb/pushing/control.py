@@ -14,16 +14,30 @@ from typing import Final
 
 from expnb.decisions.decision import Decision
 from expnb.decisions.plan import RampPlan, plan_change
-from expnb.errors import ExpnbError, FlagError, LedgerError, PushUncertainError, SpecError
-from expnb.flags.base import Enforcement, FlagBackend, Receipt, describe
+from expnb.errors import (
+    ApprovalError,
+    ExpnbError,
+    FlagConflictError,
+    FlagError,
+    LedgerError,
+    NameNotFoundError,
+    OpenIntentError,
+    PlanExpiredError,
+    PushUncertainError,
+    SpecError,
+)
+from expnb.flags.base import Enforcement, FlagBackend, Receipt, check_granularity, describe
 from expnb.flags.split import check_split, serve_sample
 from expnb.ledger.approvals import (
+    applying,
     approvals_needed,
     approvers,
     check_approvals,
     check_approver,
+    check_declined,
     check_requires,
     check_role,
+    same_person,
 )
 from expnb.ledger.ledger import Entry, EntryKind, Ledger
 from expnb.ledger.notify import Act, Event, Notifier
@@ -37,6 +51,7 @@ from expnb.spec.flag import FlagRef, FlagState
 from expnb.spec.workspace_file import Environment
 
 IN_FLIGHT: Final = timedelta(minutes=1)  # longer than any push may take
+SKEW: Final = timedelta(minutes=1)  # by which the clocks of two machines may differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +91,9 @@ class ChangeControl:
     def request(self, plan: RampPlan) -> Entry:
         """Ask others to agree to a plan; where the backend has approvals of its own, also there."""
         self._allow("request")
-        if not plan.changes:
+        self._check_environment(plan)
+        check_granularity(plan.after, self.flags.capabilities.granularity)
+        if not plan.changes and self.flags.read(plan.ref).enabled:
             raise SpecError(
                 f"the plan for {plan.experiment!r} changes nothing: {plan.after}. There is nothing to agree to."
             )
@@ -89,7 +106,12 @@ class ChangeControl:
     def approve(self, plan: RampPlan, *, comment: str = "") -> Entry:
         """Agree to a plan that somebody else requested."""
         self._allow("approve")
-        check_approver(self._on(plan.ref), plan, self.actor)
+        self._check_environment(plan)
+        on_flag = self._on(plan.ref)
+        check_approver(on_flag, plan, self.actor)
+        check_declined(on_flag, plan)
+        if same_person(self.actor) in approvers(on_flag, plan):
+            raise ApprovalError(f"{self.actor!r} has approved this plan already; once is enough.")
         entry = self._record("approval", self._facts(plan) | {"text": comment})
         self._tell("approval", plan, entry)
         return entry
@@ -121,10 +143,14 @@ class ChangeControl:
     # --- the push -------------------------------------------------------------------------------
 
     def preview(self, plan: RampPlan) -> str:
-        """What `apply` would write, after the same checks; nothing is changed or recorded."""
-        self._allow("apply")
-        self._check(plan, self._on(plan.ref))
-        return self.flags.preview(plan, now=self._now)
+        """What `apply` would write, after the same checks; what others still have to agree to is said below. Nothing is changed or recorded."""
+        self._allow("comment")
+        written = self.flags.preview(plan, now=self._now)
+        try:
+            self._check(plan, self._on(plan.ref))
+        except ApprovalError as error:
+            return f"{written.rstrip()}\n\nNot yet: {error.sentence}"
+        return f"{written.rstrip()}\n\nEvery check passed; nothing was changed."
 
     def apply(self, plan: RampPlan) -> Receipt:
         """Push a plan: intent, push, read back, evaluate sample units, outcome.
@@ -152,12 +178,23 @@ class ChangeControl:
             raise PushUncertainError(
                 f"flag {plan.ref.flag!r} was pushed and read back ({receipt.after.exposure}), but no sample unit could be evaluated: {error} The push is recorded; look at the flag before anything else moves."
             ) from error
-        outcome = self._record("outcome", facts | {"applied": True, "receipt": receipt, "sample": split})
-        self._tell("roll_back" if plan.verb == "roll_back" else "push", plan, outcome)
-        check_split(receipt.after, split)
+        try:
+            outcome = self._record("outcome", facts | {"applied": True, "receipt": receipt, "sample": split})
+        except (LedgerError, OSError) as error:
+            raise PushUncertainError(
+                f"flag {plan.ref.flag!r} was pushed and read back ({receipt.after.exposure}), but its outcome could not be recorded: {error} Do not push again; when the ledger can be written, `expnb settle` records it from the flag."
+            ) from error
+        try:
+            check_split(receipt.after, split)
+        finally:
+            self._tell("roll_back" if plan.verb == "roll_back" else "push", plan, outcome)
         return receipt
 
     def _push(self, plan: RampPlan, intent: Entry, facts: dict[str, object]) -> Receipt:
+        if self._now - intent.recorded_at >= IN_FLIGHT:  # this process slept; another one may have settled the intent
+            raise OpenIntentError(
+                f"the push of flag {plan.ref.flag!r} was held up for {(self._now - intent.recorded_at).total_seconds():.0f} s after its intent was recorded. Nothing was pushed. Plan again."
+            )
         try:
             return self.flags.apply(plan, now=self._now, ledger_head=intent.hash)
         except PushUncertainError:
@@ -175,41 +212,65 @@ class ChangeControl:
             state = self.flags.read(plan.ref)
         except ExpnbError:
             return None
-        return self._receipt(plan, state) if state.plan_id == plan.id else None
+        is_ours = state.plan_id == plan.id and state.enabled and state.exposure == plan.after
+        return self._receipt(plan, state) if is_ours else None
 
     def roll_back(self, experiment: Experiment, *, reason: str) -> Receipt:
         """Close the gate now; needs no decision and no approval, but a reason."""
         if not reason.strip():
             raise SpecError("a roll back needs a reason, for those who read the ledger later. Write one sentence.")
-        state = self.flags.read(FlagRef(experiment.flag, self.environment))
-        closed = replace(state.exposure, enrolled=0.0, serve="", holdback=0.0)
-        plan = plan_change("roll_back", experiment, state, closed, reason=reason, now=self._now)
         try:
-            return self.apply(plan)
+            try:
+                return self.apply(self._closing(experiment, reason))
+            except FlagConflictError:  # somebody moved it meanwhile; the roll back holds for the new state too
+                return self.apply(self._closing(experiment, reason))
         except LedgerError as error:
             raise LedgerError(
                 f"{error.sentence} The gate of flag {experiment.flag!r} may still be open: `expnb kill {experiment.name}` closes it without a ledger."
             ) from error
 
+    def _closing(self, experiment: Experiment, reason: str) -> RampPlan:
+        state = self.flags.read(FlagRef(experiment.flag, self.environment))
+        closed = replace(state.exposure, enrolled=0.0, serve="", holdback=0.0)
+        if state.enabled and closed == state.exposure:
+            raise FlagError(f"flag {experiment.flag!r} is closed already: {closed}. There is nothing to roll back.")
+        return plan_change("roll_back", experiment, state, closed, reason=reason, now=self._now)
+
     def last_receipt(self, experiment: Experiment) -> Receipt:
-        """The receipt of the last change of the experiment's flag."""
+        """The receipt of the last change of the experiment's flag, as the flag still has it.
+
+        Raises
+        ------
+        FlagError
+            If the ledger knows none, or somebody changed the flag outside expnb since.
+        """
         ref = FlagRef(experiment.flag, self.environment)
+        self.recorder.flush()
         self._settle(self._on(ref))
-        known = receipts(self._on(ref))
-        if not known:
+        made, now = receipts(self._on(ref)), self.flags.read(ref)
+        # A push that was found later is recorded after those that followed it.
+        newest = next((place for place in reversed(range(len(made))) if made[place].after.version == now.version), None)
+        if made and newest is None:
+            raise FlagError(
+                f"flag {ref.flag!r} serves {describe(now)}, which is not the ledger's last word ({made[-1].verb} at {made[-1].applied_at:%Y-%m-%d %H:%M} UTC: {describe(made[-1].after)}): somebody changed it outside expnb. Find out who; `expnb kill {experiment.name}` takes it under control, and then the last state on record can be restored."
+            )
+        found = checks.last_change(made[: (newest or 0) + 1]) if made else None
+        if found is None:
             raise FlagError(
                 f"the ledger knows no change of flag {experiment.flag!r} in {self.environment}; there is nothing to undo."
             )
-        return known[-1]
+        return found
 
     def plan_restore(self, receipt: Receipt) -> RampPlan:
-        """The way back to the state before a receipt, such as after a roll back that was a mistake."""
-        name = checks.audited(self._on(receipt.ref), receipt)
-        if not name or receipt.before is None:
+        """The way back to the audited state before a receipt, such as after a roll back that was a mistake."""
+        on_flag = self._on(receipt.ref)
+        name = checks.experiment_of(on_flag, receipt)
+        before = checks.audited_before(receipts(on_flag), receipt) if name else None
+        if before is None:
             raise FlagError(
                 f"the ledger holds no receipt of {receipt.verb} for flag {receipt.ref.flag!r} at {receipt.applied_at:%Y-%m-%d %H:%M} UTC with a known state before it; only an audited state can be restored."
             )
-        state, before = self.flags.read(receipt.ref), receipt.before.exposure
+        state = self.flags.read(receipt.ref)
         reason = f"Back to the audited state: {before}."
         return plan_change(
             "restore", self.experiment(name), state, before, reason=reason, now=self._now, valid_for=self._valid_for
@@ -236,8 +297,8 @@ class ChangeControl:
         head = "not recorded yet"
         try:
             head = self._record("kill", facts).hash
-        except (LedgerError, OSError):
-            with suppress(OSError):  # the kill is done; where nothing can be written, its receipt is all there is
+        except Exception:  # noqa: BLE001 - the kill is done, and must be told, whatever keeps it from being recorded
+            with suppress(OSError):  # where nothing can be written, its receipt is all there is
                 keep_for_later(self.recorder.spool, facts, now)
         self._say(
             Event(
@@ -258,6 +319,7 @@ class ChangeControl:
 
     def unexplained_kills(self, flag: str = "") -> list[Entry]:
         """Kills of this environment that nobody gave a reason for, oldest first; of one flag, or all."""
+        self.recorder.flush()
         explained = {entry.body["kill"] for entry in self._ledger.entries(kind="reason")}
         return [
             entry
@@ -301,8 +363,28 @@ class ChangeControl:
 
         Those younger than a minute are left: they may be on their way in another process.
         """
-        flags = {str(entry.body["flag"]): None for entry in self.unsettled()}
-        return [entry for flag in flags for entry in self._settle(self._on(FlagRef(flag, self.environment)))]
+        self.recorder.flush()
+        moved = self._ledger.entries(kind="intent", environment=self.environment)
+        found: list[Entry] = []
+        for flag, name in {str(one.body["flag"]): str(one.body["experiment"]) for one in moved}.items():
+            ref = FlagRef(flag, self.environment)
+            try:
+                found += [*self._settle(self._on(ref)), *self._found_kill(ref, name)]
+            except (FlagError, NameNotFoundError) as error:  # one that cannot be read must not hide the others
+                warnings.warn(f"flag {flag!r} could not be settled: {error}", RuntimeWarning, stacklevel=3)
+        return found
+
+    def _found_kill(self, ref: FlagRef, name: str) -> list[Entry]:
+        """A kill that nobody recorded: the kernel died, or somebody switched the flag off in its own place."""
+        state, known = self.flags.read(ref), receipts(self._on(ref))
+        recorded_too = any(not one.after.enabled and one.after.version == state.version for one in known)
+        if state.enabled or recorded_too or not known or self._now - state.changed_at < IN_FLIGHT:
+            return []
+        before = max(known, key=lambda one: one.applied_at).after
+        note = "Found by reading the flag; who switched it off is not known."
+        receipt = Receipt(ref, "kill", before, state, state.changed_at, self.table.flags, note, self.enforcement)
+        facts = {"experiment": name, "flag": ref.flag, "environment": self.environment, "actor": "unknown"}
+        return [self._record("kill", facts | {"receipt": receipt})]
 
     def _settle(self, on_flag: Sequence[Entry]) -> list[Entry]:
         """The same for one flag."""
@@ -314,9 +396,24 @@ class ChangeControl:
         plan = recorded(RampPlan, intent.body["plan"])
         state = self.flags.read(plan.ref)
         facts = self._facts(plan) | {"intent": intent.seq, "resolved_by_reading": state}
+        pushed = [one for one in on_flag if one.kind == "outcome" and one.body["applied"]]
+        if any(one.body["plan_id"] == plan.id for one in pushed):  # pushed again, and once only in effect
+            return self._record(
+                "outcome", facts | {"applied": False, "error": "Another push of this plan was applied."}
+            )
         seen = [state] + [known for one in receipts(on_flag) for known in (one.before, one.after) if known]
-        found = next((one for one in seen if one.plan_id == plan.id), None)
-        if found is None and not state.plan_id and state.version != plan.base_version and state.exposure == plan.after:
+        own = [one for one in seen if one.plan_id == plan.id]
+        # A kill keeps the id of the plan before it: the state that the plan made is the one that serves its target.
+        found = next((one for one in own if one.enabled and one.exposure == plan.after), None)
+        if found is None and own:
+            found = replace(own[0], exposure=plan.after, enabled=True)
+        if (
+            found is None
+            and not state.plan_id
+            and state.enabled
+            and state.version != plan.base_version
+            and state.exposure == plan.after
+        ):
             found = state  # a backend that keeps no plan id
         if found is not None:
             return self._record("outcome", facts | {"applied": True, "receipt": self._receipt(plan, found)})
@@ -324,7 +421,7 @@ class ChangeControl:
         return self._record("outcome", facts | {"applied": False if state.version == plan.base_version else None})
 
     def _receipt(self, plan: RampPlan, after: FlagState) -> Receipt:
-        before = replace(after, exposure=plan.before, version=plan.base_version, plan_id="")
+        before = replace(after, exposure=plan.before, version=plan.base_version, plan_id="", enabled=True)
         return Receipt(
             plan.ref,
             plan.verb,
@@ -338,15 +435,22 @@ class ChangeControl:
 
     # --- checks -----------------------------------------------------------------------------------
 
-    def _check(self, plan: RampPlan, on_flag: Sequence[Entry]) -> None:
+    def _check_environment(self, plan: RampPlan) -> None:
         if plan.ref.environment != self.environment:
             raise FlagError(
                 f"the plan is for {plan.ref.environment}, the workspace is open in {self.environment}. Open it in that environment."
             )
+
+    def _check(self, plan: RampPlan, on_flag: Sequence[Entry]) -> None:
+        self._check_environment(plan)
         state = self.flags.read(plan.ref)
+        if not state.enabled and state.exposure.treated and plan.after.treated:
+            raise FlagError(
+                f"flag {plan.ref.flag!r} was disabled outside expnb while its gate stood at '{state.exposure}'; to enable it exposes people again. Nothing was pushed. Close it first, `expnb kill {plan.experiment}`, then restore it."
+            )
         if plan.verb == "restore":
             checks.check_restore(on_flag, plan)
-        elif not state.enabled and state.version == plan.base_version:
+        elif not state.enabled and state.version == plan.base_version and (plan.verb != "start" or receipts(on_flag)):
             raise FlagError(
                 f"flag {plan.ref.flag!r} was killed; only `expnb restore` switches it on again. Nothing was pushed."
             )
@@ -355,6 +459,11 @@ class ChangeControl:
 
     def _check_raising(self, plan: RampPlan, state: FlagState, on_flag: Sequence[Entry]) -> None:
         """What more exposure needs: a decision that still stands, an agreement, the same buckets, the flag to itself."""
+        if (
+            not timedelta() <= plan.expires_at - plan.created_at <= self._valid_for
+            or plan.created_at > self._now + SKEW
+        ):
+            raise PlanExpiredError(plan.ref.flag, (plan.created_at + self._valid_for).isoformat())
         self._ledger.verify_new(self.recorder.spool.with_name("ledger-checked.json"))
         own = entries_of(self._ledger, plan.experiment, self.environment)
         checks.check_bucketing(on_flag, state)
@@ -363,11 +472,16 @@ class ChangeControl:
             experiment = self.experiment(plan.experiment)
             checks.check_start(on_flag, own, plan, experiment, approvals=bool(self.table.approvals))
         elif plan.verb == "restore":
-            decision = next((one for _, one in reversed(decisions(own))), None)
+            entry, decision = next(iter(reversed(decisions(own))), (None, None))
+            if entry and decision and any(rule.requires for rule in applying(plan, self.table.approvals)):
+                decision = self.retake(entry, decision, state)
+            entry = None  # no step of that decision: only what is required is asked of it
         else:
             entry, decision = checks.check_recorded(on_flag, own, plan, self.experiment(plan.experiment))
+        checks.check_not_reopened(on_flag, plan, state)
         checks.check_owner(on_flag, plan, state)
-        check_approvals(on_flag, plan, self.table.approvals)
+        checks.check_layer(self._ledger.entries(kind="intent", environment=self.environment), plan, self.flags.read)
+        check_approvals(on_flag, plan, self.table.approvals, self.table.roles)
         if entry and decision and state.version == plan.base_version:  # on another one the backend says what changed
             again = self.retake(entry, decision, state)
             checks.check_again(plan, decision, again)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,7 @@ def break_glass(
         If the flags' address cannot be read, or the backend not be reached.
     """
     table = _table(root, environment)
-    roles = table.get("roles", {})
-    check_role("kill", actor, roles if isinstance(roles, Mapping) else {}, environment)
+    check_role("kill", actor, _roles(table), environment)
     ref = FlagRef(flag or flag_name(root, name), environment)
     backend = connect(
         str(table["flags"]), root=root, environment=environment, token=token or str(table.get("token", ""))
@@ -77,8 +77,20 @@ def break_glass(
     receipt = backend.kill(ref, now=now)
     facts = {"experiment": name, "flag": ref.flag, "environment": environment, "actor": actor, "receipt": receipt}
     facts |= {"break_glass": True} | ({"reason": reason} if reason.strip() else {})
-    keep_for_later(root / SPOOL, facts, now)
+    try:
+        keep_for_later(root / SPOOL, facts, now)
+    except OSError as error:
+        note = f"{receipt.note} It could not be kept for the ledger ({error.strerror}): tell whoever runs it."
+        return replace(receipt, note=note.strip())
     return receipt
+
+
+def _roles(table: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Roles as far as they can be read: a mistake in them must not stand before a kill."""
+    roles = table.get("roles", {})
+    read = roles.items() if isinstance(roles, Mapping) else ()
+    people = {role: [names] if isinstance(names, str) else names for role, names in read}
+    return {role: [str(one) for one in names] for role, names in people.items() if isinstance(names, list)}
 
 
 def _table(root: Path, environment: str) -> Mapping[str, Any]:
