@@ -480,7 +480,9 @@ class ChangeControl:
             entry, decision = checks.check_recorded(on_flag, own, plan, self.experiment(plan.experiment))
         checks.check_not_reopened(on_flag, plan, state)
         checks.check_owner(on_flag, plan, state)
-        checks.check_layer(self._ledger.entries(kind="intent", environment=self.environment), plan, self.flags.read)
+        if plan.after.eligibility.layer:
+            moved = self._ledger.entries(kind="intent", environment=self.environment)
+            checks.check_layer(moved, plan, self.flags.read)
         check_approvals(on_flag, plan, self.table.approvals, self.table.roles)
         if entry and decision and state.version == plan.base_version:  # on another one the backend says what changed
             again = self.retake(entry, decision, state)
