@@ -298,7 +298,7 @@ def test_an_error_before_the_push_can_be_tried_again(live, workspace, roll_back)
     workspace.fails = FlagFileError("flags.json", "is locked by another process. Try again.")
     panel = RampPanel(roll_back, workspace)
     send(panel, kind="apply", plan=roll_back.id)
-    assert panel.view.error == "flag file 'flags.json' is locked by another process. Try again."
+    assert panel.view.error == "flag file 'flags.json' is locked by another process. Try again. Runbook: flag-file."
     assert panel.view.phase == "ready"
     workspace.fails = None
     send(panel, kind="apply", plan=roll_back.id)
@@ -334,4 +334,4 @@ def test_an_unreadable_flag_does_not_hide_the_way_back(workspace, roll_back):
     workspace.flags.read = fail
     panel = RampPanel(roll_back, workspace)
     assert panel.view.phase == "ready"
-    assert panel.view.error == "flag file 'flags.json' cannot be read."
+    assert panel.view.error == "flag file 'flags.json' cannot be read. Runbook: flag-file."
