@@ -19,7 +19,7 @@ def test_a_running_service_stops_serving_the_treatment_while_everything_else_is_
     with service("flagd", shop.flag_file, shop.flag) as watched:
         kill(shop)
         assert watched.last_wrong() > 0  # says so once it has stopped for longer than it polls
-    (waiting,) = (shop.root / ".expnb" / "unrecorded.jsonl").read_text().splitlines()
+    (waiting,) = (shop.root / ".expnb" / "unrecorded.jsonl").read_text().strip().splitlines()
     assert json.loads(waiting)["body"]["receipt"]["after"]["enabled"] is False
 
 

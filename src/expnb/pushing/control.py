@@ -250,6 +250,10 @@ class ChangeControl:
         made, now = receipts(self._on(ref)), self.flags.read(ref)
         # A push that was found later is recorded after those that followed it.
         newest = next((place for place in reversed(range(len(made))) if made[place].after.version == now.version), None)
+        if made and newest is None and (unsettled(self._on(ref)) or self._now - now.changed_at < IN_FLIGHT):
+            raise OpenIntentError(
+                f"flag {ref.flag!r} serves {describe(now)} since {now.changed_at:%Y-%m-%d %H:%M:%S} UTC, and the ledger does not say yet who did it: a push may be on its way. Try again in a minute; to close the gate, nothing has to be waited for."
+            )
         if made and newest is None:
             raise FlagError(
                 f"flag {ref.flag!r} serves {describe(now)}, which is not the ledger's last word ({made[-1].verb} at {made[-1].applied_at:%Y-%m-%d %H:%M} UTC: {describe(made[-1].after)}): somebody changed it outside expnb. Find out who; `expnb kill {experiment.name}` takes it under control, and then the last state on record can be restored."
@@ -444,13 +448,14 @@ class ChangeControl:
     def _check(self, plan: RampPlan, on_flag: Sequence[Entry]) -> None:
         self._check_environment(plan)
         state = self.flags.read(plan.ref)
-        if not state.enabled and state.exposure.treated and plan.after.treated:
+        planned_on_it = state.version == plan.base_version  # one that moved since is a conflict
+        if planned_on_it and not state.enabled and state.exposure.treated and plan.after.treated:
             raise FlagError(
                 f"flag {plan.ref.flag!r} was disabled outside expnb while its gate stood at '{state.exposure}'; to enable it exposes people again. Nothing was pushed. Close it first, `expnb kill {plan.experiment}`, then restore it."
             )
         if plan.verb == "restore":
             checks.check_restore(on_flag, plan)
-        elif not state.enabled and state.version == plan.base_version and (plan.verb != "start" or receipts(on_flag)):
+        elif planned_on_it and not state.enabled and (plan.verb != "start" or receipts(on_flag)):
             raise FlagError(
                 f"flag {plan.ref.flag!r} was killed; only `expnb restore` switches it on again. Nothing was pushed."
             )
