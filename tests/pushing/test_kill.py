@@ -5,6 +5,7 @@ import warnings
 from dataclasses import replace
 
 import pytest
+from tests.test_workspace import decided
 
 import expnb as xb
 from expnb import errors
@@ -130,3 +131,12 @@ def test_roles_that_cannot_be_read_stand_before_no_kill(demo, roles):
     assert not break_glass(
         demo.root, "email_campaign", environment="production", actor="ops", now=demo.clock()
     ).after.enabled
+
+
+def test_settling_puts_a_kill_on_record_that_nobody_recorded(demo, run):
+    exp = demo.experiment("email_campaign")
+    demo.apply(demo.plan(decided(demo, exp.name)[1]))
+    demo.flags.kill(demo.ref(exp), now=demo.clock())  # by a kernel that died right after
+    assert "was switched off, and nobody recorded it" in run("settle")[1]
+    assert "every push has an outcome" in run("settle")[1]
+    assert demo.ledger.entries(kind="kill")[-1].body["actor"] == "unknown"

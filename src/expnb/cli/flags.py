@@ -315,6 +315,9 @@ def settle(workspace: Folder = HERE, environment: Where = None, actor: Who = Non
     outcomes = open_at(workspace, environment, actor).settle()
     words = {True: "was pushed", False: "was not pushed", None: "was or was not pushed; somebody moved the flag since"}
     for entry in outcomes:
+        if entry.kind == "kill":
+            typer.echo(f"flag {entry.body['flag']!r}: was switched off, and nobody recorded it; now on record")
+            continue
         applied = entry.body["applied"]
         typer.echo(
             f"flag {entry.body['flag']!r}: the plan {str(entry.body['plan_id'])[:12]} {words[applied if isinstance(applied, bool) else None]}"
