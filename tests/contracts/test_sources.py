@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.bad_input import BAD_COHORTS
-from tests.contracts.conftest import PASSWORD, connected, spark_environment
+from tests.contracts.conftest import connected, spark_environment
+from tests.servers import PASSWORD
 
 import expnb as xb
 from expnb import errors
