@@ -353,9 +353,12 @@ def soak(shop: Shop, *, runs: int, seed: int, moment: str, started: datetime) ->
             began = time.monotonic()
             hear, say = os.pipe()
             forked(lambda act=act, say=say: os.write(say, str(len(steps_of(act, shop))).encode()))  # type: ignore[misc]
-            lengths[act.name] = (int(os.read(hear, 20)), time.monotonic() - began)
-            os.close(hear)
             os.close(say)
+            told = os.read(hear, 20)
+            os.close(hear)
+            if not told:  # the act was refused, or its answer stayed lost: no crash
+                continue
+            lengths[act.name] = (int(told), time.monotonic() - began)
             yield Run(act.name, "lives", killed=False, wrong=recovered(replace(act, plan=None), shop, AFTERWARDS[0]))
             continue
         steps, seconds = lengths[act.name]
