@@ -6,7 +6,7 @@ import getpass
 import math
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -54,31 +54,10 @@ def flags(
     as_json: AsJson = False,
 ) -> None:
     """Show what the flag of every experiment serves now, and whether the ledger agrees."""
-    from expnb.pushing.kill import flag_name  # noqa: PLC0415 - each command loads what it needs
-    from expnb.spec.flag import FlagRef  # noqa: PLC0415
-
     opened = open_at(workspace, environment)
     if stale:
-        from expnb.hygiene.stale import stale_flags  # noqa: PLC0415 - each command loads what it needs
-
-        if not 0 <= idle_days < math.inf:
-            raise ParameterError(
-                f"--idle-days is {idle_days:g}; it is a number of days from 0 on. Write --idle-days 30."
-            )
-        found = stale_flags(opened, idle_days=idle_days)
-        typer.echo(as_json_text(found) if as_json else str(found))
-        raise typer.Exit(10 if found.flags else 0)
-    states: dict[str, FlagState | str] = {}
-    notes: dict[str, str] = {}
-    for name in opened.experiments:
-        try:  # the flag itself needs neither catalogue nor ledger
-            ref = FlagRef(flag_name(opened.root, name), opened.environment)
-            states[name] = opened.flags.read(ref)
-            notes[name] = opened.moved_outside(ref)
-        except LedgerError as error:
-            notes[name] = f"whether the ledger agrees is not known: {error.sentence}"
-        except ExpnbError as error:  # one that cannot be read must not hide the others
-            states[name] = str(error)
+        _show_stale(opened, idle_days, as_json=as_json)
+    states, notes = _states(opened)
     if as_json:
         typer.echo(as_json_text(states))
         return
@@ -166,7 +145,7 @@ def approve(
     ] = False,
     comment: Annotated[str, typer.Option(help="Kept with the approval.")] = "",
 ) -> None:
-    """Agree to the newest plan that somebody else requested, or to a specification."""
+    """Agree to a plan that somebody else requested, or to a specification."""
     opened = open_at(workspace, environment, actor)
     if specification:
         agreed = opened.agree(opened.experiment(name))
@@ -189,7 +168,7 @@ def decline(
     plan_id: PlanId = "",
     reason: Annotated[str, typer.Option(help="Why, for the one who asked.")],
 ) -> None:
-    """Stop the newest plan that was requested: it cannot be pushed any more."""
+    """Stop a plan that was requested: it cannot be pushed any more."""
     opened = open_at(workspace, environment, actor)
     plan = _requested(opened, name, plan_id)
     opened.decline(plan, reason=reason)
@@ -199,14 +178,14 @@ def decline(
 @app.command()
 def comment(
     name: Name,
-    text: Annotated[str, typer.Argument(help="What to say about the newest request.")],
+    text: Annotated[str, typer.Argument(help="What to say about the request.")],
     workspace: Folder = HERE,
     environment: Where = None,
     actor: Who = None,
     *,
     plan_id: PlanId = "",
 ) -> None:
-    """Say something about the newest plan that was requested; kept with it."""
+    """Say something about a plan that was requested; kept with it."""
     opened = open_at(workspace, environment, actor)
     opened.comment(_requested(opened, name, plan_id), text)
     typer.echo(f"noted on {name}: {text}")
@@ -224,7 +203,7 @@ def apply(
         bool, typer.Option("--dry-run", help="Check everything, show the diff, change nothing.")
     ] = False,
 ) -> None:
-    """Push the newest plan that was requested."""
+    """Push a plan that was requested."""
     opened = open_at(workspace, environment, actor)
     plan = _requested(opened, name, plan_id)
     typer.echo(opened.preview(plan) if dry_run else str(opened.apply(plan)))
@@ -324,6 +303,35 @@ def settle(workspace: Folder = HERE, environment: Where = None, actor: Who = Non
         )
     if not outcomes:
         typer.echo("every push has an outcome")
+
+
+def _show_stale(workspace: Workspace, idle_days: float, *, as_json: bool) -> NoReturn:
+    from expnb.hygiene.stale import stale_flags  # noqa: PLC0415 - each command loads what it needs
+
+    if not 0 <= idle_days < math.inf:
+        raise ParameterError(f"--idle-days is {idle_days:g}; it is a number of days from 0 on. Write --idle-days 30.")
+    found = stale_flags(workspace, idle_days=idle_days)
+    typer.echo(as_json_text(found) if as_json else str(found))
+    raise typer.Exit(10 if found.flags else 0)
+
+
+def _states(workspace: Workspace) -> tuple[dict[str, FlagState | str], dict[str, str]]:
+    """The state of every experiment's flag, or why there is none; and where the ledger does not agree."""
+    from expnb.pushing.kill import flag_name  # noqa: PLC0415 - each command loads what it needs
+    from expnb.spec.flag import FlagRef  # noqa: PLC0415
+
+    states: dict[str, FlagState | str] = {}
+    notes: dict[str, str] = {}
+    for name in workspace.experiments:
+        try:  # the flag itself needs neither catalogue nor ledger
+            ref = FlagRef(flag_name(workspace.root, name), workspace.environment)
+            states[name] = workspace.flags.read(ref)
+            notes[name] = workspace.moved_outside(ref)
+        except LedgerError as error:
+            notes[name] = f"whether the ledger agrees is not known: {error.sentence}"
+        except ExpnbError as error:  # one that cannot be read must not hide the others
+            states[name] = str(error)
+    return states, notes
 
 
 def _break_glass(

@@ -320,7 +320,7 @@ def _exposure(experiment: Experiment, action: Action, variant: str, flag: FlagSt
         harmed = {rule.variant for rule in _failing(rules, "harm", outcomes=("not met",))}
         if not flag.exposure.serve and set(flag.exposure.arms) - {experiment.control} - harmed:
             return replace(flag.exposure, dropped=(*flag.exposure.dropped, *harmed))
-        return replace(flag.exposure, enrolled=0.0, serve="", holdback=0.0)
+        return flag.exposure.closed()
     if action == "ship" or (action == "conclude_flat" and policy.aim == "non_inferiority"):
         return replace(flag.exposure, serve=variant, holdback=policy.holdback)
     if action == "conclude_flat":

@@ -41,15 +41,12 @@ def check_evidence(plan: RampPlan, decision: Decision, newest: Decision, policy_
 
 
 def _check_binding(plan: RampPlan, decision: Decision) -> None:
-    allowed = decision.to.shares()
     bound = (
         plan.ref == decision.flag.ref
         and plan.base_version == decision.flag.version
         and plan.policy_hash == decision.policy_hash
         and plan.after.weights == decision.flag.exposure.weights
-        and all(
-            share <= allowed[name] + 1e-9 for name, share in plan.after.shares().items() if name != plan.after.control
-        )
+        and not plan.after.treats_more_than(decision.to)
     )
     if not bound:
         raise FlagError(

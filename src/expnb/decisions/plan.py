@@ -51,14 +51,9 @@ class RampPlan:
     @property
     def raises_treated(self) -> bool:
         """Whether any treatment would reach more units than before."""
-        before, serve = self.before.shares(), self.after.serve
-        if serve not in {"", self.after.control, self.before.serve}:
+        if self.after.serve not in {"", self.after.control, self.before.serve}:
             return True  # a shipped variant is served by the gate alone: other people get it, whatever their share
-        return any(
-            share > before.get(name, 0.0) + 1e-9
-            for name, share in self.after.shares().items()
-            if name != self.after.control
-        )
+        return self.after.treats_more_than(self.before)
 
     @property
     def changes(self) -> bool:

@@ -113,13 +113,9 @@ def _periods(served: Exposure | Sequence[FlagState], lag: int) -> list[_Period]:
     starts = [microseconds(state.changed_at) for state in states]
     ends = [*(start + lag for start in starts[1:]), _ALWAYS]
     return [
-        _Period(start, end, state.exposure if state.enabled else _shut(state.exposure))
+        _Period(start, end, state.exposure if state.enabled else state.exposure.closed())
         for start, end, state in zip(starts, ends, states, strict=True)
     ]
-
-
-def _shut(exposure: Exposure) -> Exposure:
-    return replace(exposure, enrolled=0.0, serve="", holdback=0.0)
 
 
 def _agreeing(

@@ -269,7 +269,7 @@ class FlagdFile:
         raw, before, note, stamp = opened.document.value(ref.flag), None, "", Stamp(0, now.astimezone(UTC))
         try:
             before, stamp = _state(opened.document, ref), _block(opened.document, ref).stamp
-            exposure = rules.shut(before.exposure)
+            exposure = before.exposure.closed()
         except FlagError as error:
             exposure, revision = rules.closed(ref.flag, raw)
             stamp = replace(stamp, revision=revision, before_kill=opened.document.source(ref.flag))

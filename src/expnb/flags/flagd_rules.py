@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Final
 
@@ -328,11 +328,6 @@ def closed(flag: str, raw: Json) -> tuple[Exposure, int]:
     except (FlagError, SpecError):
         return LOST, known
     return exposure, known
-
-
-def shut(exposure: Exposure) -> Exposure:
-    """`exposure` with nobody exposed, neither through the gate nor through a shipped variant."""
-    return replace(exposure, enrolled=0.0, serve="", holdback=0.0)
 
 
 def _foreign_metadata(metadata: Json) -> dict[str, Json]:

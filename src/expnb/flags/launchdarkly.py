@@ -245,7 +245,7 @@ class LaunchDarklyFlags:
         opened = self._open(ref)
         try:
             before, old = self._state(ref, opened)
-            exposure, note = rules.shut(before.exposure), ""
+            exposure, note = before.exposure.closed(), ""
         except FlagError as error:
             before, old, note = None, None, f"The state before is not known: {fact(error)}"
             exposure = rules.closed(ref.flag, opened)

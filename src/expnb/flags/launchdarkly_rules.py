@@ -122,11 +122,6 @@ def parse_record(flag: str, text: str) -> Record:
     return record
 
 
-def shut(exposure: Exposure) -> Exposure:
-    """`exposure` with nobody exposed, neither through the gate nor through a shipped variant."""
-    return replace(exposure, enrolled=0.0, serve="", holdback=0.0)
-
-
 def is_served(exposure: Exposure, opened: Opened) -> bool:
     """Whether the configuration of an environment is the one that serves `exposure`."""
     if not set(variants(exposure)) <= set(opened.order):
@@ -322,7 +317,7 @@ def _same_clauses(old: Object, new: Object) -> bool:
 def closed(flag: str, opened: Opened) -> Exposure:
     """The exposure of a killed flag: whatever of its record can still be read, and nobody exposed."""
     try:
-        exposure = shut(parse_record(flag, opened.record_text).exposure)
+        exposure = parse_record(flag, opened.record_text).exposure.closed()
     except FlagError:
         return LOST
     return exposure if set(variants(exposure)) <= set(opened.order) else LOST

@@ -118,7 +118,7 @@ class InMemoryFlags:
         check_now(now)
         with _LOCK:
             before = self.read(ref)
-            shut = replace(before.exposure, enrolled=0.0, serve="", holdback=0.0)
+            shut = before.exposure.closed()
             after = self._written(before, shut, "", now, enabled=False)
         return Receipt(ref, "kill", before, after, now.astimezone(UTC), self.name)
 

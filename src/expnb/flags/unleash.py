@@ -50,7 +50,7 @@ from expnb.flags.unleash_push import Push
 from expnb.flags.unleash_rules import Bucketing, Rule, Stamp, Strategy
 from expnb.flags.unleash_split import check_names, per_mille
 from expnb.spec.canonical import Json
-from expnb.spec.flag import Exposure, FlagRef, FlagSpec, FlagState
+from expnb.spec.flag import FlagRef, FlagSpec, FlagState
 
 _CAPABILITIES: Final = Capabilities(
     granularity=1.0, concurrency="detect_after", approvals=False, audit=True, eligibility=("audience",)
@@ -249,7 +249,7 @@ class Unleash:
             after = look(self._api, ref).state
         except FlagError as error:
             notes.append(f"It is off, but cannot be read back: {fact(error)}")
-            shut = _shut(before.exposure) if before else rules.LOST
+            shut = before.exposure.closed() if before else rules.LOST
             after = FlagState(ref, shut, "unknown", enabled=False, changed_at=now.astimezone(UTC))
         if after.enabled:
             raise PushUncertainError(f"flag {ref} was switched off, and somebody switched it on again. Kill it again.")
@@ -379,7 +379,7 @@ class Unleash:
             rule = rules.read_strategy(flag, own)
         except FlagError:
             return Rule(rules.closed(flag, own), Stamp(_nonce()), self._bucketing(flag))
-        return Rule(_shut(rule.exposure), Stamp(_nonce(), ledger_head=rule.stamp.ledger_head), rule.bucketing)
+        return Rule(rule.exposure.closed(), Stamp(_nonce(), ledger_head=rule.stamp.ledger_head), rule.bucketing)
 
 
 def open_address(address: Address) -> Unleash:
@@ -421,10 +421,6 @@ def open_address(address: Address) -> Unleash:
 
 def _is_among(event: Event, strategies: Sequence[Mapping[str, Json]]) -> bool:
     return isinstance(event.data, dict) and event.data.get("id") in [one["id"] for one in strategies]
-
-
-def _shut(exposure: Exposure) -> Exposure:
-    return replace(exposure, enrolled=0.0, serve="", holdback=0.0)
 
 
 def _nonce() -> str:

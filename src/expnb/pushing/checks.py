@@ -16,6 +16,7 @@ from expnb.ledger.reading import decisions, last_step, receipts
 from expnb.ledger.recorded import recorded
 from expnb.spec.experiment import Experiment
 from expnb.spec.flag import Exposure, FlagRef, FlagState
+from expnb.spec.layers import common
 
 
 def check_bucketing(on_flag: Sequence[Entry], state: FlagState) -> None:
@@ -56,16 +57,11 @@ def check_layer(intents: Sequence[Entry], plan: RampPlan, read: Callable[[FlagRe
         except NameNotFoundError:  # deleted since
             continue
         who = other.exposure.eligibility
-        start, end = max(own.slice[0], who.slice[0]), min(own.slice[1], who.slice[1])
-        if (
-            other.enabled
-            and other.exposure.enrolled
-            and not other.exposure.serve
-            and who.layer == own.layer
-            and start < end
-        ):
+        both = common(own.slice, who.slice)
+        is_open = other.enabled and other.exposure.enrolled and not other.exposure.serve
+        if is_open and who.layer == own.layer and both:
             raise FlagError(
-                f"flag {flag!r} is open on {start:g} to {end:g} % of layer {own.layer!r}, which the plan for {plan.experiment!r} would open too; experiments of one layer never share a unit. Nothing was pushed. `expnb layers` shows what is free: give {plan.experiment!r} another slice, on a flag of its own, or close that ramp first."
+                f"flag {flag!r} is open on {both[0]:g} to {both[1]:g} % of layer {own.layer!r}, which the plan for {plan.experiment!r} would open too; experiments of one layer never share a unit. Nothing was pushed. `expnb layers` shows what is free: give {plan.experiment!r} another slice, on a flag of its own, or close that ramp first."
             )
 
 
@@ -158,10 +154,7 @@ def check_recorded(
 
 def check_again(plan: RampPlan, decision: Decision, again: Decision) -> None:
     """Raise `PlanVoidError` unless the decision of now allows what the plan does: the same or better stands, worse voids it."""
-    allowed, asked = again.to.shares(), plan.after.shares()
-    control = plan.after.control
-    exceeds = any(share > allowed.get(name, 0.0) + 1e-9 for name, share in asked.items() if name != control)
-    if exceeds or (plan.after.serve and again.to.serve != plan.after.serve):
+    if plan.after.treats_more_than(again.to) or (plan.after.serve and again.to.serve != plan.after.serve):
         raise PlanVoidError(
             plan.ref.flag,
             f"{decision.action} {decision.variant}".strip(),

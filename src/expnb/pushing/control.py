@@ -231,7 +231,7 @@ class ChangeControl:
 
     def _closing(self, experiment: Experiment, reason: str) -> RampPlan:
         state = self.flags.read(FlagRef(experiment.flag, self.environment))
-        closed = replace(state.exposure, enrolled=0.0, serve="", holdback=0.0)
+        closed = state.exposure.closed()
         if state.enabled and closed == state.exposure:
             raise FlagError(f"flag {experiment.flag!r} is closed already: {closed}. There is nothing to roll back.")
         return plan_change("roll_back", experiment, state, closed, reason=reason, now=self._now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
@@ -166,6 +166,15 @@ class Exposure:
             name: 0.0 if name in self.dropped else self.enrolled / 100 * weight / total
             for name, weight in self.weights.items()
         }
+
+    def treats_more_than(self, other: Exposure) -> bool:
+        """Whether any treatment reaches more of the eligible units than under another exposure."""
+        there = other.shares()
+        return any(share > there.get(name, 0.0) + 1e-9 for name, share in self.shares().items() if name != self.control)
+
+    def closed(self) -> Exposure:
+        """The same with nobody exposed, neither through the gate nor by a shipped variant."""
+        return replace(self, enrolled=0.0, serve="", holdback=0.0)
 
     @property
     def arms(self) -> tuple[str, ...]:
